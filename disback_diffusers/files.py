@@ -1,0 +1,64 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Writing files so that a reader never meets half of one, and a full disk is told in one line."""
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from .errors import RunError
+
+
+# What torch.save says, as a bare RuntimeError, when the file system refuses.
+_TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "inline_container", "open file")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
+    """Write a file that appears under its name complete, or not at all; an older one of that name stays until then.
+
+    Args:
+        path: The file to write. Missing parent folders are made.
+        write: Called with a temporary path in the same folder (with another suffix: a writer that chooses a format by
+            suffix must be told it), where it has to leave the content.
+
+    Raises:
+        RunError: The file cannot be written: disk full, no permission, read-only file system. Whatever else `write`
+            raises passes through. The temporary file is removed in every case.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+        if os.name == "posix":
+            _sync(path.parent)  # the new name, too, survives a power cut
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if type(error) is not RuntimeError or any(words in str(error) for words in _TORCH_WRITE_ERRORS):
+            raise RunError(f"{path} cannot be written ({error}): {_remedy(error)}") from error
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number in _NO_ROOM or any(f"code: {n}," in str(error) for n in _NO_ROOM):  # the latter is safetensors'
+        return "free space on that disk (or raise the quota) and resume."
+    if number is not None:
+        return "check that the folder exists and may be written, or choose another one."
+    return "check the free space on that disk and that the folder may be written."

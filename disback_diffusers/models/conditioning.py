@@ -1,0 +1,182 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Prompts: reading them from a file or dataset, and turning them into what the UNet is conditioned on."""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from ..errors import RunError, UsageError
+from ..files import atomic_write
+from .embedded import EMBEDDED, PROMPTS
+
+
+@dataclass
+class Conditioning:
+    """What a UNet is told beside x_t and t: hidden states (n, tokens, size), and by name what SDXL adds, each (n, ...)."""
+
+    hidden_states: torch.Tensor
+    added: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self):
+        return len(self.hidden_states)
+
+    def map(self, fn, *others):
+        """`fn` on every tensor, together with the same tensor of the others."""
+        return Conditioning(
+            fn(self.hidden_states, *(other.hidden_states for other in others)),
+            {key: fn(value, *(other.added[key] for other in others)) for key, value in self.added.items()},
+        )
+
+    def __getitem__(self, index):
+        return self.map(lambda value: value[index])
+
+    def to(self, device=None, dtype=None):
+        return self.map(lambda value: value.to(device=device, dtype=dtype))
+
+    def expand(self, n):
+        """One row, n times."""
+        return self.map(lambda value: value.expand(n, *value.shape[1:]))
+
+    def where(self, mask, other):
+        """Rows of `other` where the (n,) mask is true."""
+        return self.map(lambda a, b: torch.where(mask.view(-1, *[1] * (a.dim() - 1)), b, a), other)
+
+    def cat(self, *others):
+        return self.map(lambda *parts: torch.cat(parts), *others)
+
+    def kwargs(self):
+        """Keyword arguments of `UNet2DConditionModel.forward`."""
+        return {"encoder_hidden_states": self.hidden_states, "added_cond_kwargs": self.added or None}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading prompts
+
+
+def load_prompts(source, column="text"):
+    """The prompts of a .txt (one a line), .jsonl, .csv or .parquet file, or of a Hub dataset's training split.
+
+    Returns:
+        `list[str]`: stripped, without the empty ones, in the order of the source.
+
+    Raises:
+        UsageError: no such file or dataset, not text, no such column, or no prompt in it; names `--prompt_dataset`.
+    """
+    path = PROMPTS if source == EMBEDDED else Path(source)
+    flag = f"--prompt_dataset {source}"
+    try:
+        if path.suffix == ".txt":
+            prompts = path.read_text(encoding="utf-8-sig").splitlines()
+        elif path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            prompts = _column(rows, column, flag)
+        elif path.suffix == ".csv":
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                prompts = _column(list(csv.DictReader(file)), column, flag)
+        else:
+            prompts = _dataset_column(path, source, column, flag)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{flag} is no UTF-8 text (byte {error.start}): save it as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{flag} has a line that is no JSON: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{flag}: {error.strerror or error}") from None
+    prompts = [prompt.strip() for prompt in prompts]
+    if any("\0" in prompt for prompt in prompts):
+        raise UsageError(f"{flag} is a binary file, not one prompt a line.")
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise UsageError(f"{flag} holds no prompt.")
+    return prompts
+
+
+def _column(rows, column, flag):
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or column not in row:
+            have = f"it has {', '.join(map(str, row))}" if isinstance(row, dict) else "it is no object"
+            raise UsageError(f"{flag} has no column '{column}' in row {number} ({have}): set --caption_column.")
+        if not isinstance(row[column], str):
+            raise UsageError(f"{flag}: column '{column}' is no text in row {number}: set --caption_column.")
+    return [row[column] for row in rows]
+
+
+def _dataset_column(path, source, column, flag):
+    if path.suffix and not path.exists() and path.suffix in (".parquet", ".json", ".tsv"):
+        raise UsageError(f"{flag}: no such file.")
+    if path.exists() and path.suffix != ".parquet":
+        raise UsageError(f"{flag}: expected a .txt, .jsonl, .csv or .parquet file, or a Hub dataset.")
+    from datasets import load_dataset
+
+    try:
+        if path.suffix == ".parquet":
+            data = load_dataset("parquet", data_files=str(path), split="train")
+        else:
+            data = load_dataset(source, split="train")
+    except Exception as error:  # datasets raises many kinds, from connection errors to pyarrow's
+        raise UsageError(f"{flag} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    if column not in data.column_names:
+        raise UsageError(f"{flag} has no column '{column}' (it has {', '.join(data.column_names)}): set --caption_column.")
+    prompts = list(data[column])
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise UsageError(f"{flag}: column '{column}' is no text: set --caption_column.")
+    return prompts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Embeddings
+
+
+class PromptBank:
+    """Prompts with their conditioning, encoded when asked for or all in advance.
+
+    Args:
+        prompts (`list[str]`).
+        encode: `list[str] -> Conditioning`; the empty prompt is encoded with it too.
+        cache (`str`): "off" encodes each batch anew; "memory" and "disk" encode everything once, now.
+        folder (`Path`, *optional*): where "disk" keeps its file; it is reused as long as prompts and encoder agree.
+        encoder_id (`str`): tells one text encoder from another in the name of that file.
+    """
+
+    def __init__(self, prompts, encode, cache="off", folder=None, encoder_id="", show_progress=True):
+        self.prompts, self.encode, self.show_progress = prompts, encode, show_progress
+        self.empty = encode([""])
+        self.cached = None
+        if cache == "memory":
+            self.cached = self._encode_all()
+        elif cache == "disk":
+            text = json.dumps([encoder_id, prompts]).encode()
+            self.cached = self._on_disk(Path(folder) / f"{hashlib.sha256(text).hexdigest()[:16]}.safetensors")
+
+    def __len__(self):
+        return len(self.prompts)
+
+    def batch(self, indices):
+        """Conditioning of the prompts with these indices (a list), on the encoder's device or, cached, on the CPU."""
+        if self.cached is None:
+            return self.encode([self.prompts[i] for i in indices])
+        return self.cached[torch.tensor(indices)]
+
+    def _encode_all(self, batch_size=64):
+        parts = range(0, len(self.prompts), batch_size)
+        parts = tqdm(parts, desc="encoding prompts", disable=not self.show_progress or len(parts) < 100)
+        encoded = [self.encode(self.prompts[i : i + batch_size]).to("cpu") for i in parts]
+        return encoded[0].cat(*encoded[1:])
+
+    def _on_disk(self, file):
+        if not file.is_file():
+            encoded = self._encode_all()
+            tensors = {"hidden_states": encoded.hidden_states, **encoded.added}
+            atomic_write(file, lambda temporary: save_file(tensors, temporary))
+        try:
+            with safe_open(file, "pt") as opened:  # memory-mapped: only the rows that are asked for are read
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+        except Exception as error:
+            raise RunError(f"{file} is damaged ({error}): delete it, it will be made again.") from None
+        return Conditioning(tensors.pop("hidden_states"), tensors)

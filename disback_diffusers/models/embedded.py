@@ -1,0 +1,16 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Where the embedded teacher lies: a tiny Stable Diffusion (32x32 emoji), its prompts and its judge, in the package."""
+
+from pathlib import Path
+
+
+EMBEDDED = "embedded"
+FOLDER = Path(__file__).parent.parent / "embedded"
+PROMPTS = FOLDER / "prompts.txt"
+JUDGE = FOLDER / "judge"
+REFERENCE = FOLDER / "reference.safetensors"
+
+
+def resolve(name_or_path):
+    """The folder of the embedded teacher for the name "embedded"; any other folder or Hub id as it is."""
+    return str(FOLDER / "teacher") if str(name_or_path) == EMBEDDED else str(name_or_path)

@@ -1,0 +1,44 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What a finished run leaves: the averaged student, its settings and its model card."""
+
+from .. import hub
+from ..card import model_card
+from ..evaluation.sheets import to_pil
+
+
+# The settings that made the student what it is, for disback_config.json and the card.
+METHOD = ("no_backtracking degradation_steps degradation_nodes node_spacing degradation_learning_rate max_train_steps steps_per_node "
+          "node_switching fake_score_init fake_score_updates_per_step gradient_weighting guidance_scale fake_guidance_scale "
+          "proportion_empty_prompts train_batch_size gradient_accumulation_steps learning_rate fake_score_learning_rate "
+          "lr_scheduler ema_decay resolution seed prompt_dataset").split()  # fmt: skip
+
+
+def artefact_config(context, path):
+    """The content of disback_config.json."""
+    args = context.args
+    config = {
+        "base_model": args.pretrained_teacher_model,
+        "base_revision": args.teacher_revision,
+        "student": args.student,
+        "conditioning_timestep": args.conditioning_timestep,
+        "lora_rank": args.lora_rank if args.student == "lora" else None,
+        "lora_alpha": args.lora_alpha if args.student == "lora" else None,
+        "method": {name: getattr(args, name) for name in METHOD},
+    }
+    if path is not None:
+        config["method"]["node_steps"] = [node.step for node in path.nodes]
+    return config
+
+
+def save_artefact(context, folder, validator, path, repo_id=None):
+    """Write the student with its averaged weights (float32), disback_config.json and README.md with its samples."""
+    student = context.student
+    config = artefact_config(context, path)
+    with student.averaged():
+        if student.full:
+            hub.save_student_unet(folder, student.unet)
+        else:
+            hub.save_student_lora(folder, student.state_dict(), context.roles.lora_config(student.role))
+    hub.write_artefact_config(folder, config)
+    images = [to_pil(image) for image in validator.student_images()]
+    model_card(folder, config, repo_id, validator.prompts, images, config["method"].get("node_steps", ()))

@@ -1,0 +1,139 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Stage 2, distribution backtracking (Alg. 2): the student follows the path back, node by node, to the teacher."""
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..diffusion.losses import denoising_loss, distribution_matching_gradient, guide, surrogate_loss
+from ..files import atomic_write
+from .stage import Stage
+from .switching import NodeSwitch
+
+
+class DistributionBacktracking(Stage):
+    """Trains the student by Eq. 8 and the role "fake" by Eq. 5, against the targets N-1, ..., 0; 0 is the teacher.
+
+    Args:
+        path (`DegradationPath`, *optional*): None is Diff-Instruct, with the teacher as the only target.
+    """
+
+    name = "backtracking"
+    fake, target = "fake", "target"
+
+    def __init__(self, context, path):
+        args = context.args
+        super().__init__(context, args.max_train_steps)
+        self.path = path
+        self.node_number = len(path) - 2 if path else 0
+        self.switch = NodeSwitch(args.steps_per_node, adaptive=args.node_switching == "adaptive")
+        steps = self.total_steps
+        self.student_learner = self.make_learner("student", self.student.parameters(), args.learning_rate, steps)
+        fake_steps = steps * args.fake_score_updates_per_step
+        parameters = self.roles.parameters(self.fake)
+        self.fake_learner = self.make_learner("fake", parameters, args.fake_score_learning_rate, fake_steps)
+
+    @property
+    def node(self):
+        return self.node_number
+
+    def start(self):
+        self._load_target()
+
+    def _load_target(self):
+        if self.node_number > 0:
+            self.path.load_into(self.roles, self.node_number, role=self.target)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def train_step(self, step):
+        sums = {}
+        for part in range(self.parts):
+            metrics, x0, batch = self._student_and_fake_losses(step, part)
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value / self.parts
+            del metrics
+        sums["grad_norm_student"] = self.student_learner.step()
+        sums["grad_norm_fake"] = self.fake_learner.step()
+        for repeat in range(1, self.args.fake_score_updates_per_step):
+            self._further_fake_update(x0, batch, step, repeat)
+        self.student.update_ema()
+        return sums
+
+    def _student_and_fake_losses(self, step, part):
+        """Backward of Eq. 8 and of Eq. 5 with one forward of the fake score for both."""
+        batch = self.batches.draw(self.name, step, part, self.parts)
+        with self.autocast():
+            x0 = self.student(batch.noise, batch.conditioning)
+        samples = x0.detach()
+        x_t = self.schedule.add_noise(samples, batch.epsilon, batch.t)
+        fake_output = self.forward(self.fake, x_t, batch.t, batch.score_conditioning)
+        fake_loss = denoising_loss(fake_output, samples, batch.epsilon, batch.t, self.schedule)
+        self.fake_learner.backward(fake_loss / self.parts)  # at once, so that its graph is gone before the target runs
+
+        x0_fake = self.guided_x0(self.fake, x_t, batch, self.args.fake_guidance_scale, fake_output.detach())
+        x0_target = self.guided_x0(self.target if self.node_number else None, x_t, batch, self.args.guidance_scale)
+        alpha, sigma = self.schedule.alpha_sigma(batch.t, samples)
+        gradient = distribution_matching_gradient(
+            samples, x0_fake, x0_target, self.args.gradient_weighting, alpha=alpha, sigma=sigma
+        )
+        student_loss = surrogate_loss(x0, gradient)
+        self.student_learner.backward(student_loss / self.parts)
+        gap = (x0_fake - x0_target).abs().mean()
+        return {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach(), "gap": gap}, samples, batch
+
+    def _further_fake_update(self, samples, batch, step, repeat):
+        epsilon, t = self.batches.fresh_diffusion(self.name, step, self.parts - 1, repeat)
+        output = self.forward(self.fake, self.schedule.add_noise(samples, epsilon, t), t, batch.score_conditioning)
+        self.fake_learner.backward(denoising_loss(output, samples, epsilon, t, self.schedule))
+        self.fake_learner.step()
+
+    @torch.no_grad()
+    def guided_x0(self, role, x_t, batch, scale, conditional=None):
+        """x0 prediction of a role (None: the teacher) under classifier-free guidance, float32, like x_t.
+
+        Where the prompt was emptied, guidance has no effect: both branches are the same.
+        """
+        conditioning = batch.score_conditioning
+        empty = self.batches.empty.expand(len(x_t))
+        if scale == 1:
+            output = self.forward(role, x_t, batch.t, conditioning) if conditional is None else conditional
+        elif conditional is None:
+            both = self.forward(role, torch.cat([x_t, x_t]), torch.cat([batch.t, batch.t]), empty.cat(conditioning))
+            output = guide(*both.float().chunk(2), scale)
+        else:
+            output = guide(self.forward(role, x_t, batch.t, empty).float(), conditional.float(), scale)
+        return self.schedule.to_x0(output, x_t, batch.t)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def after_step(self, step, metrics):
+        if self.node_number > 0 and self.switch.leave(metrics["gap"]):
+            self.node_number -= 1
+            self._load_target()
+
+    def save(self, folder):
+        self.roles.save(self.fake, folder / "fake.safetensors")
+        weights = {"student": self.student.state_dict()}
+        weights["ema"] = {str(i): value for i, value in enumerate(self.student.ema.shadow_params)}
+        for name, tensors in weights.items():
+            tensors = {key: value.contiguous() for key, value in tensors.items()}
+            atomic_write(folder / f"{name}.safetensors", lambda temporary, tensors=tensors: save_file(tensors, temporary))
+        super().save(folder)
+
+    def load(self, folder):
+        self.roles.load(self.fake, folder / "fake.safetensors")
+        self.student.load_state_dict(load_file(folder / "student.safetensors"), folder / "student.safetensors")
+        shadow = load_file(folder / "ema.safetensors")
+        for i, value in enumerate(self.student.ema.shadow_params):
+            value.copy_(shadow[str(i)])
+        super().load(folder)
+        self._load_target()
+
+    def state(self):
+        ema_step = self.student.ema.optimization_step
+        return {"node": self.node_number, "switch": self.switch.state_dict(), "ema_step": ema_step}
+
+    def load_state(self, state):
+        self.node_number = state["node"]
+        self.switch.load_state_dict(state["switch"])
+        self.student.ema.optimization_step = state["ema_step"]

@@ -1,0 +1,81 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What each step trains on, drawn from (seed, stage, step, process) alone, so that a resumed run draws the same."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from ..models.conditioning import Conditioning
+
+
+@dataclass
+class Batch:
+    """One batch of n samples: `noise` is the student's input, `epsilon` and `t` diffuse its output (Eq. 5, 7, 8)."""
+
+    noise: torch.Tensor  # (n, c, h, w), standard normal
+    conditioning: Conditioning  # the student's prompts
+    score_conditioning: Conditioning  # the same, a share of them emptied, for the fake score and the target
+    epsilon: torch.Tensor  # (n, c, h, w), standard normal
+    t: torch.Tensor  # (n,), integer timesteps
+
+
+def generator(*key):
+    """A CPU generator seeded by the key, whatever was drawn before."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class BatchSource:
+    """Draws batches on the CPU, the same for the same step on any device, and puts them on `device`.
+
+    Args:
+        bank (`PromptBank`).
+        latent_shape (`tuple`): (c, h, w).
+        timesteps (`tuple`): first and last timestep of the diffusion, 2 % and 98 % of the schedule by default.
+        batch_size (`int`): on each process. rank, world (`int`): this process, of how many.
+        proportion_empty (`float`): share of the prompts emptied in `score_conditioning`.
+    """
+
+    def __init__(self, bank, latent_shape, timesteps, batch_size, proportion_empty, seed, rank=0, world=1, device="cpu"):
+        self.bank, self.latent_shape, self.timesteps, self.batch_size = bank, latent_shape, timesteps, batch_size
+        self.proportion_empty, self.seed, self.rank, self.world = proportion_empty, seed, rank, world
+        self.device = device
+        self.empty = bank.empty.to(device)
+        self._epoch, self._order = None, None
+
+    def draw(self, stage, step, part=0, parts=1, samples=None):
+        """Batch number `part` of the `parts` that make up update `step` (from 1) of the stage called `stage`.
+
+        `samples` is its size where that is not the batch size.
+        """
+        random = generator(self.seed, stage, step, part, self.rank)
+        n = samples or self.batch_size
+        shape = (n, *self.latent_shape)
+        first = (((step - 1) * parts + part) * self.world + self.rank) * n
+        conditioning = self.bank.batch([self._index(first + i) for i in range(n)]).to(self.device)
+        noise, epsilon = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
+        emptied = torch.rand(n, generator=random) < self.proportion_empty
+        t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (n,), generator=random)
+        return Batch(
+            noise.to(self.device),
+            conditioning,
+            conditioning.where(emptied.to(self.device), self.empty.expand(n)),
+            epsilon.to(self.device),
+            t.to(self.device),
+        )
+
+    def fresh_diffusion(self, stage, step, part, repeat):
+        """Another epsilon and t for a further update of the fake score on the same samples."""
+        random = generator(self.seed, stage, step, part, self.rank, repeat)
+        epsilon = torch.randn((self.batch_size, *self.latent_shape), generator=random)
+        t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (self.batch_size,), generator=random)
+        return epsilon.to(self.device), t.to(self.device)
+
+    def _index(self, position):
+        """Prompt at this position of an endless walk: every prompt once an epoch, in a new order each."""
+        epoch, offset = divmod(position, len(self.bank))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(len(self.bank), generator=generator(self.seed, "order", epoch)).tolist()
+        return self._order[offset]

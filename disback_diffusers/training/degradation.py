@@ -1,0 +1,116 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Stage 1, degradation recording (Alg. 1): the teacher is trained on samples of the untrained student; nodes are saved."""
+
+import torch
+
+from ..diffusion.losses import denoising_loss
+from .path import node_steps
+from .stage import Stage
+
+
+PROBE_SAMPLES = 16
+PROBE_TIMES = 4  # fixed noise levels a sample, spread evenly
+TEACHER_STEPS = 20
+
+
+class DegradationRecording(Stage):
+    """Trains the role "target" by Eq. 7 with the student frozen, and adds a node to `path` at each of `node_steps`.
+
+    Each node keeps the denoising loss on fixed samples of the untrained student and of the teacher (unguided DDIM).
+    """
+
+    name = "degradation"
+    role = "target"
+
+    def __init__(self, context, path, nodes):
+        args = context.args
+        super().__init__(context, args.degradation_steps)
+        self.path, self.node_steps = path, node_steps(args.degradation_steps, nodes, args.node_spacing)
+        self.learner = self.make_learner("target", self.roles.parameters(self.role), args.degradation_learning_rate)
+        self.losses = []  # since the last node
+        self._probes = None
+
+    @property
+    def node(self):
+        """The node that is being approached."""
+        return next((i for i, step in enumerate(self.node_steps, 1) if step > self.step), len(self.node_steps))
+
+    def start(self):
+        if self.context.is_main:
+            self.path.start(**self.probe(role=None))
+
+    def train_step(self, step):
+        total = 0.0
+        for part in range(self.parts):
+            batch = self.batches.draw(self.name, step, part, self.parts)
+            with torch.no_grad(), self.autocast():
+                x0 = self.student(batch.noise, batch.conditioning)
+            x_t = self.schedule.add_noise(x0, batch.epsilon, batch.t)
+            output = self.forward(self.role, x_t, batch.t, batch.score_conditioning)
+            loss = denoising_loss(output, x0, batch.epsilon, batch.t, self.schedule) / self.parts
+            self.learner.backward(loss)
+            total = total + loss.detach()
+        norm = self.learner.step()
+        return {"loss_target": total, "grad_norm_target": norm}
+
+    def after_step(self, step, metrics):
+        self.losses.append(metrics["loss_target"])
+        if step in self.node_steps:
+            if self.context.is_main:
+                mean = sum(self.losses) / len(self.losses)
+                self.path.add(self.roles, step, role=self.role, loss=mean, **self.probe(self.role))
+            self.losses = []
+
+    def finish(self):
+        if self.context.is_main:
+            self.path.complete = True
+            self.path.write_manifest()
+            self.path.plot()
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def probe(self, role):
+        """Denoising loss (Eq. 7) of a role, or None for the teacher, on both fixed sets of samples."""
+        if self._probes is None:
+            self._probes = self._make_probes()
+        conditioning, epsilon, times, samples = self._probes
+        losses = {}
+        for name, x0 in samples.items():
+            values = []
+            for k in range(PROBE_TIMES):
+                x_t = self.schedule.add_noise(x0, epsilon, times[k])
+                output = self.forward(role, x_t, times[k], conditioning)
+                values.append(denoising_loss(output, x0, epsilon, times[k], self.schedule))
+            losses[f"{name}_loss"] = torch.stack(values).mean().item()
+        return losses
+
+    def _make_probes(self):
+        batch = self.batches.draw("probe", 1, samples=PROBE_SAMPLES)
+        n, (low, high) = PROBE_SAMPLES, self.batches.timesteps
+        grid = low + (torch.arange(n * PROBE_TIMES, device=batch.t.device) + 0.5) * (high - low) / (n * PROBE_TIMES)
+        times = grid.long().view(n, PROBE_TIMES).T.contiguous()
+        with self.autocast():
+            student = self.student(batch.noise, batch.conditioning)
+            with self.roles():
+                teacher = self.context.teacher.sample(
+                    self.roles.unet, batch.noise, batch.conditioning, self.batches.empty, TEACHER_STEPS
+                )
+        return batch.conditioning, batch.epsilon, times, {"student": student, "teacher": teacher}
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def save(self, folder):
+        self.roles.save(self.role, folder / "target.safetensors")
+        super().save(folder)
+
+    def load(self, folder):
+        self.roles.load(self.role, folder / "target.safetensors")
+        super().load(folder)
+        self.path.nodes = [node for node in self.path.nodes if node.step <= self.step]
+
+    def state(self):
+        return {"losses": self.losses}
+
+    def load_state(self, state):
+        self.losses = state["losses"]

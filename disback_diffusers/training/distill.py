@@ -1,0 +1,108 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""A whole run: what the training scripts call."""
+
+import logging
+import sys
+from pathlib import Path
+
+from .. import hub
+from ..errors import RunError, UsageError
+from .artefact import save_artefact
+from .backtracking import DistributionBacktracking
+from .degradation import DegradationRecording
+from .path import DegradationPath
+from .plan import print_plan
+from .setup import build, prepare
+from .trainer import Interrupted, Trainer
+
+
+logger = logging.getLogger(__name__)
+
+
+def run_script(parse_args, teacher_class):
+    """`main` of a training script: 0 when done; 2 for a wrong flag or file, 1 for a failed run, 130 when interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "datasets", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        distill(parse_args(), teacher_class)
+    except (UsageError, RunError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 130 if isinstance(error, Interrupted) else 1
+    return 0
+
+
+def distill(args, teacher_class):
+    """Stage 1, stage 2, and the artefact in `args.output_dir`.
+
+    Args:
+        args (`DistillationArguments`).
+        teacher_class: such as `StableDiffusionTeacher`.
+
+    Raises:
+        UsageError, RunError: see there.
+    """
+    teacher, prompts, accelerator, folder = prepare(args, teacher_class)
+    if args.dry_run:
+        print_plan(args, teacher, prompts, accelerator)
+        return
+    repo_id = None
+    if args.push_to_hub and accelerator.is_main_process:
+        repo_id = hub.create_hub_repo(args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token)
+    folder.open(args.settings())
+    context, validator = build(args, teacher, prompts, accelerator, folder)
+    trainer = Trainer(context, folder, validator)
+    checkpoint = folder.find(args.resume_from_checkpoint)
+    if accelerator.is_main_process:
+        folder.clean()
+        folder.rewind_log(*((checkpoint.stage_name, checkpoint.step) if checkpoint else ("degradation", 0)))
+
+    path = stage_1(context, folder, trainer, checkpoint)
+    backtracking = DistributionBacktracking(context, path if not args.no_backtracking else None)
+    if checkpoint and checkpoint.stage_name == "backtracking":
+        backtracking.load(checkpoint.folder)
+        logger.info(f"Resumed from {checkpoint.folder}.")
+    trainer.run(backtracking)
+
+    if accelerator.is_main_process:
+        save_artefact(context, folder.folder, validator, path, repo_id)
+        logger.info(f"The student is in {folder.folder}.")
+        if repo_id:
+            hub.push_folder(folder.folder, repo_id, args.hub_token)
+    accelerator.end_training()
+
+
+def stage_1(context, folder, trainer, checkpoint):
+    """The degradation path of this run, recorded, resumed or reused; and the fake score's start. None where it needs none.
+
+    With `--no_backtracking --fake_score_init fit` only the end of the path is recorded, for the fake score to start at.
+    """
+    args, roles = context.args, context.roles
+    if args.degradation_path:
+        path = DegradationPath.load(args.degradation_path, base=roles)
+    elif args.no_backtracking and args.fake_score_init != "fit":
+        path = None
+    else:
+        path = _record(context, folder, trainer, checkpoint)
+    if args.fake_score_init in ("node", "fit"):
+        path.load_into(roles, len(path) - 1, role="fake")
+    elif args.fake_score_init == "random":
+        roles.randomize("fake", seed=args.seed)
+    return path
+
+
+def _record(context, folder, trainer, checkpoint):
+    where = folder.folder / "degradation"
+    if checkpoint and checkpoint.stage_name == "backtracking":
+        return DegradationPath.load(where, base=context.roles)
+    settings = {"seed": context.args.seed, "conditioning_timestep": context.args.conditioning_timestep}
+    path = DegradationPath(where, context.roles.fingerprint, settings)
+    if checkpoint:
+        path = DegradationPath.load(where, base=context.roles)
+    stage = DegradationRecording(context, path, 1 if context.args.no_backtracking else context.args.degradation_nodes)
+    if checkpoint:
+        stage.load(checkpoint.folder)
+        logger.info(f"Resumed from {checkpoint.folder}.")
+    trainer.run(stage)
+    context.accelerator.wait_for_everyone()
+    return DegradationPath.load(where, base=context.roles)

@@ -1,0 +1,83 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""One trained role: its parameters, optimizer and learning-rate schedule."""
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch.nn.utils import clip_grad_norm_
+
+from ..errors import UsageError
+
+
+def optimizer_class(use_8bit_adam):
+    """AdamW, of torch or in 8 bits of bitsandbytes.
+
+    Raises:
+        UsageError: bitsandbytes is asked for and not installed.
+    """
+    if not use_8bit_adam:
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UsageError('--use_8bit_adam needs bitsandbytes: pip install "disback-diffusers[gpu]".') from None
+    return AdamW8bit
+
+
+class Learner:
+    """Accumulates gradients, averages them over processes, clips them and takes a step.
+
+    Gradients are reduced here, not by DistributedDataParallel: several roles live on one module and run several times an
+    iteration, which its reducer either refuses or silently leaves out of step.
+
+    Args:
+        parameters (`list[Parameter]`), learning_rate (`float`).
+        args (`DistillationArguments`), accelerator (`Accelerator`).
+        schedule_steps (`int`, *optional*): length of `--lr_scheduler`; None keeps the rate constant.
+    """
+
+    def __init__(self, parameters, learning_rate, args, accelerator, schedule_steps=None):
+        self.parameters, self.accelerator, self.max_grad_norm = list(parameters), accelerator, args.max_grad_norm
+        optimizer = optimizer_class(args.use_8bit_adam)(
+            self.parameters,
+            lr=learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            weight_decay=args.adam_weight_decay,
+            eps=args.adam_epsilon,
+        )
+        name = args.lr_scheduler if schedule_steps else "constant"
+        self.schedule = get_scheduler(name, optimizer, args.lr_warmup_steps if schedule_steps else 0, schedule_steps)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)  # for fp16's gradient scaling
+
+    def backward(self, loss):
+        self.accelerator.backward(loss)
+
+    def step(self):
+        """One update with the accumulated gradients. Returns their norm before clipping, a scalar tensor."""
+        if self.accelerator.num_processes > 1:
+            self._average_gradients()
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+        norm = clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def _average_gradients(self, bucket_elements=2**25):
+        """Averages in buckets of up to 128 MB, so that few messages are sent and little memory is taken."""
+        bucket, size = [], 0
+        for parameter in self.parameters:
+            bucket.append(parameter.grad)
+            size += parameter.numel()
+            if size >= bucket_elements or parameter is self.parameters[-1]:
+                flat = self.accelerator.reduce(torch.cat([grad.flatten() for grad in bucket]), "mean")
+                for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket])):
+                    grad.copy_(part.view_as(grad))
+                bucket, size = [], 0
+
+    def state_dict(self):
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])

@@ -1,0 +1,170 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The degradation path on disk: a manifest and one adapter file a node."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..errors import UsageError
+from ..files import atomic_write
+
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass
+class Node:
+    """One point of the path. Node 0 is the teacher itself: it has no file.
+
+    `student_loss` and `teacher_loss` are the denoising loss (Eq. 7) on fixed samples of the untrained student and of the
+    teacher: along the path the first falls and the second rises.
+    """
+
+    step: int
+    file: str | None = None
+    loss: float | None = None  # training loss, mean since the node before
+    sha256: str | None = None
+    student_loss: float | None = None
+    teacher_loss: float | None = None
+
+
+@dataclass
+class DegradationPath:
+    """Nodes 0 (the teacher) to N (nearest to the untrained student).
+
+    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`.
+    """
+
+    folder: Path
+    base_fingerprint: str
+    settings: dict = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    complete: bool = False
+
+    def __len__(self):
+        return len(self.nodes)
+
+    @classmethod
+    def load(cls, folder, base=None):
+        """The path recorded in a folder (the one with manifest.json, or a run's output folder).
+
+        Args:
+            base (`Roles` or fingerprint, *optional*): the base it must have been recorded on.
+
+        Raises:
+            UsageError: no or a broken manifest, a missing or changed node file, or another base.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file() and (folder / "degradation" / MANIFEST).is_file():
+            folder = folder / "degradation"
+        file = folder / MANIFEST
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            if manifest["format"] != FORMAT:
+                raise UsageError(f"{file} has format {manifest['format']}; this version reads {FORMAT}.")
+            nodes = [Node(**node) for node in manifest["nodes"]]
+            path = cls(folder, manifest["base_fingerprint"], manifest["settings"], nodes, manifest["complete"])
+        except FileNotFoundError:
+            raise UsageError(f"{folder} holds no degradation path: there is no {MANIFEST}.") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"{file} is no readable manifest of a degradation path: {error!r}") from None
+        if base is not None:
+            path.check_base(base)
+        for node in path.nodes[1:]:
+            path._check_file(node)
+        return path
+
+    def check_base(self, base):
+        fingerprint = getattr(base, "fingerprint", base)
+        if fingerprint != self.base_fingerprint:
+            raise UsageError(
+                f"{self.folder / MANIFEST} was recorded on another base (fingerprint {self.base_fingerprint[:12]}, the teacher "
+                f"here has {fingerprint[:12]}): give its own teacher, or record a path for this one."
+            )
+
+    def _check_file(self, node):
+        file = self.folder / node.file
+        if not file.is_file():
+            raise UsageError(f"{file}, a node of the degradation path, is missing.")
+        if _sha256(file) != node.sha256:
+            raise UsageError(f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs.")
+
+    def load_into(self, roles, i, role="target"):
+        """Put node i into an adapter slot, strictly; node 0 makes the slot the teacher again.
+
+        Raises:
+            UsageError: the file does not fit the slot or the base.
+            IndexError: no such node.
+        """
+        node = self.nodes[i]
+        if node.file is None:
+            roles.reset(role, seed=0)
+        else:
+            roles.load(role, self.folder / node.file)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def start(self, **losses):
+        """Begin anew with node 0."""
+        self.nodes, self.complete = [Node(step=0, **losses)], False
+        self.write_manifest()
+
+    def add(self, roles, step, role="target", **losses):
+        """Save the slot as the next node and write the manifest; nodes of a broken-off attempt at or after `step` go."""
+        self.nodes = [node for node in self.nodes if node.step < step]
+        file = f"{step:06d}.safetensors"
+        roles.save(role, self.folder / file, {"degradation_step": str(step)})
+        self.nodes.append(Node(step, file, sha256=_sha256(self.folder / file), **losses))
+        self.write_manifest()
+
+    def write_manifest(self):
+        manifest = {
+            "format": FORMAT,
+            "base_fingerprint": self.base_fingerprint,
+            "settings": self.settings,
+            "complete": self.complete,
+            "nodes": [asdict(node) for node in self.nodes],
+        }
+        text = json.dumps(manifest, indent=2) + "\n"
+        atomic_write(self.folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def plot(self):
+        """Write path.png: how the target leaves the teacher's samples for the student's."""
+        import matplotlib.figure  # slow to import; no pyplot, so no display is needed
+
+        figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        steps = [node.step for node in self.nodes]
+        axes.plot(steps, [node.student_loss for node in self.nodes], "o-", label="on samples of the untrained student")
+        axes.plot(steps, [node.teacher_loss for node in self.nodes], "s-", label="on samples of the teacher")
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xticks(steps, steps)
+        axes.minorticks_off()
+        axes.set_xlabel("updates of stage 1 (nodes marked; 0 is the teacher)")
+        axes.set_ylabel("denoising loss (Eq. 7)")
+        axes.set_title("Degradation path")
+        axes.legend()
+        atomic_write(self.folder / "path.png", lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def node_steps(steps, nodes, spacing):
+    """The updates of stage 1 at which a node is saved, ascending, the last being `steps`.
+
+    "uniform" is the paper's. "geometric" halves from the end (200, 100, 50, ...): the target leaves the teacher within a
+    few updates, so that is where nodes tell the most.
+    """
+    if spacing == "uniform":
+        return [round(steps * i / nodes) for i in range(1, nodes + 1)]
+    return [max(i, round(steps / 2 ** (nodes - i))) for i in range(1, nodes + 1)]
+
+
+def _sha256(file):
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while chunk := opened.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The output folder of a run: whose it is, its checkpoints, and its log."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..errors import RunError, UsageError
+from ..files import atomic_write
+
+
+ARGUMENTS = "arguments.yaml"
+LOG = "log.jsonl"
+STAGES = ("degradation", "backtracking")
+# What a run writes beside checkpoints; a folder that holds any of these without ARGUMENTS belongs to something else.
+OUTPUTS = (LOG, "README.md", "disback_config.json", "pytorch_lora_weights.safetensors", "unet", "degradation", "samples")
+# Settings that do not shape the result: they may differ when a run is resumed.
+FREE = {"output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "report_to",
+        "logging_dir", "validation_prompts", "validation_steps", "push_to_hub", "hub_model_id", "dry_run",
+        "cache_text_embeddings"}  # fmt: skip
+
+
+@dataclass(order=True)
+class Checkpoint:
+    stage: int  # index in STAGES
+    step: int
+    folder: Path
+
+    @property
+    def stage_name(self):
+        return STAGES[self.stage]
+
+
+class RunFolder:
+    """Args: folder (`--output_dir`); is_main: whether this process writes (all may read)."""
+
+    def __init__(self, folder, is_main=True):
+        self.folder, self.is_main = Path(folder), is_main
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Whose folder it is
+
+    def check(self, settings, resume):
+        """Refuse to mix two runs; nothing is written.
+
+        Raises:
+            UsageError: the folder holds another run (the first difference is named), a run that was not asked to go on,
+                or other files that a run would overwrite.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"--output_dir {self.folder} is a file.")
+        file = self.folder / ARGUMENTS
+        if not file.is_file():
+            for name in OUTPUTS:
+                if (self.folder / name).exists():
+                    raise UsageError(f"--output_dir {self.folder} holds {name}, but no run: choose another folder.")
+            return
+        if not self._has_results():
+            return
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        differ = [key for key in settings if key not in FREE and before.get(key) != settings[key]]
+        if settings["lr_scheduler"] == before.get("lr_scheduler") == "constant" and "max_train_steps" in differ:
+            differ.remove("max_train_steps")  # training longer, or less long, is the same run
+        if differ:
+            key, more = differ[0], f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
+            raise UsageError(
+                f"--output_dir {self.folder} holds a run with other settings: --{key} is {before.get(key)} there, "
+                f"{settings[key]} here{more}. Choose another folder."
+            )
+        if not resume:
+            raise UsageError(
+                f"--output_dir {self.folder} holds a run with these settings: add --resume_from_checkpoint latest to go on, "
+                "or choose another folder."
+            )
+
+    def _has_results(self):
+        return bool(self.checkpoints()) or any((self.folder / name).exists() for name in OUTPUTS if name != LOG)
+
+    def open(self, settings):
+        """Make the folder, try whether it can be written to, and leave the settings in it."""
+        if self.is_main:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"--output_dir {self.folder} cannot be made: {error.strerror}.") from None
+            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+            atomic_write(self.folder / ARGUMENTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Checkpoints
+
+    def checkpoints(self):
+        """Complete checkpoints, from the first of stage 1 to the last of stage 2."""
+        found = []
+        for folder in self.folder.glob("checkpoint-*") if self.folder.is_dir() else ():
+            match = re.fullmatch(r"checkpoint-(degradation-)?(\d+)", folder.name)
+            if match and (folder / "state.json").is_file():
+                found.append(Checkpoint(0 if match[1] else 1, int(match[2]), folder))
+        return sorted(found)
+
+    def find(self, resume):
+        """The checkpoint that `--resume_from_checkpoint` names; None for "latest" of a run that has none yet."""
+        if resume is None:
+            return None
+        if resume == "latest":
+            return max(self.checkpoints(), default=None)
+        for checkpoint in self.checkpoints():
+            if checkpoint.folder.resolve() in (Path(resume).resolve(), (self.folder / resume).resolve()):
+                return checkpoint
+        raise UsageError(f"--resume_from_checkpoint {resume}: no such checkpoint in {self.folder}.")
+
+    def save(self, stage, step, write, total_limit=None):
+        """A checkpoint that is there whole or not at all; then the oldest beyond the limit go.
+
+        Args:
+            write: is given an empty folder; must end with a state.json in it.
+        """
+        name = f"checkpoint-{'degradation-' if stage == STAGES[0] else ''}{step}"
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
+        try:
+            write(temporary)
+            self._remove(self.folder / name)
+            os.replace(temporary, self.folder / name)
+        except OSError as error:
+            raise RunError(f"{self.folder / name} could not be written: {error.strerror}. Free some space.") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if total_limit:
+            for checkpoint in self.checkpoints()[:-total_limit]:
+                self._remove(checkpoint.folder)
+        return self.folder / name
+
+    def clean(self):
+        """Remove what a killed process left half-written."""
+        for folder in self.folder.glob(".checkpoint-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @staticmethod
+    def _remove(folder):
+        (folder / "state.json").unlink(missing_ok=True)  # first, so that a half-removed folder is no checkpoint
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Log
+
+    def log(self, record):
+        try:
+            with open(self.folder / LOG, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise RunError(f"{self.folder / LOG} cannot be written: {error.strerror}. Free some space.") from None
+
+    def rewind_log(self, stage, step):
+        """Drop the lines after this step, and a line that a kill left unfinished; they will be logged again."""
+        file = self.folder / LOG
+        if not file.is_file():
+            return
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+                at = (STAGES.index(record["stage"]), record["step"])
+            except (ValueError, KeyError):
+                continue
+            if at <= (STAGES.index(stage), step):
+                kept.append(line + "\n")
+        atomic_write(file, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))

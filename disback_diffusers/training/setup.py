@@ -1,0 +1,160 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""From arguments to everything a run works with: checks first, then weights."""
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration
+
+from ..errors import UsageError
+from ..models.conditioning import PromptBank, load_prompts
+from ..models.embedded import resolve
+from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles
+from ..models.student import Student
+from .batches import BatchSource
+from .learner import optimizer_class
+from .path import DegradationPath
+from .run_folder import RunFolder
+from .stage import Context
+from .validation import Validator, validation_prompts
+
+
+def prepare(args, teacher_class):
+    """Everything that can go wrong before weights are loaded."""
+    teacher = teacher_class(args.pretrained_teacher_model, args.teacher_revision, args.variant)
+    teacher.check_timestep(args.conditioning_timestep)
+    teacher.latent_shape(args.resolution)
+    optimizer_class(args.use_8bit_adam)
+    _check_xformers(args)
+    prompts = load_prompts(args.prompt_dataset, args.caption_column)
+    validation_prompts(args.validation_prompts, prompts)
+    if args.degradation_path:
+        _check_path_fits(DegradationPath.load(args.degradation_path), args)
+    accelerator = make_accelerator(args)
+    folder = RunFolder(args.output_dir, accelerator.is_main_process)
+    folder.check(args.settings(), args.resume_from_checkpoint)
+    folder.find(args.resume_from_checkpoint)
+    accelerator.wait_for_everyone()
+    return teacher, prompts, accelerator, folder
+
+
+def make_accelerator(args):
+    """Raises a UsageError for a missing tracker or a precision or kind of parallelism that cannot work."""
+    logging_dir = os.path.join(args.output_dir, args.logging_dir)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=args.mixed_precision,
+            log_with=args.report_to or None,
+            project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=logging_dir),
+        )
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"--mixed_precision {args.mixed_precision}, --report_to {args.report_to}: {error}") from None
+    missing = [name for name in args.report_to if name not in [str(tracker) for tracker in accelerator.log_with]]
+    if missing:
+        raise UsageError(f"--report_to {missing[0]}: this tracker is not installed (pip install {missing[0]}).")
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        raise UsageError(
+            f"accelerate's {accelerator.distributed_type.value} is not supported: use plain data parallelism (one process a "
+            "GPU); with LoRA roles a process needs little more memory than the teacher itself."
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("--mixed_precision fp16 needs a GPU: use bf16 or no.")
+    if accelerator.mixed_precision not in ("no", "fp16", "bf16"):
+        raise UsageError(f"--mixed_precision {accelerator.mixed_precision} is not supported: use bf16, fp16 or no.")
+    if args.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+    return accelerator
+
+
+def _check_xformers(args):
+    if not args.enable_xformers_memory_efficient_attention:
+        return
+    try:
+        import xformers  # noqa: F401
+    except ImportError:
+        message = '--enable_xformers_memory_efficient_attention needs xformers: pip install "disback-diffusers[gpu]".'
+        raise UsageError(message) from None
+    if not torch.cuda.is_available():
+        raise UsageError("--enable_xformers_memory_efficient_attention needs a CUDA GPU.")
+
+
+def _check_path_fits(path, args):
+    if not path.complete:
+        raise UsageError(f"--degradation_path {args.degradation_path} was not recorded to its end: resume that run first.")
+    stretch = (len(path) - 2) * args.steps_per_node
+    if stretch >= args.max_train_steps:
+        raise UsageError(
+            f"--max_train_steps {args.max_train_steps} leaves no step for the true teacher: {len(path) - 2} nodes take "
+            f"--steps_per_node {args.steps_per_node} each, {stretch} together."
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build(args, teacher, prompts, accelerator, folder):
+    """Load the weights; returns the `Context` and the `Validator`."""
+    device = accelerator.device
+    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[accelerator.mixed_precision]
+    if args.report_to:
+        settings = {key: str(value) if isinstance(value, list) else value for key, value in args.settings().items()}
+        accelerator.init_trackers("disback", {key: value for key, value in settings.items() if value is not None})
+
+    encode = teacher.load_encoder(device, dtype)
+    with accelerator.main_process_first():
+        bank = PromptBank(
+            prompts,
+            encode,
+            cache=args.cache_text_embeddings,
+            folder=folder.folder / "text_embeddings",
+            encoder_id=f"{resolve(teacher.name)} {args.teacher_revision} {args.variant} {dtype}",
+            show_progress=accelerator.is_main_process,
+        )
+    shown = validation_prompts(args.validation_prompts, prompts)
+    shown_conditioning = encode(shown).to("cpu")
+    if args.cache_text_embeddings != "off":
+        bank.encode = encode = None  # the text encoder's memory is free again
+
+    unet = teacher.load_unet(dtype).to(device)
+    student_unet = teacher.load_unet().to(device).requires_grad_(True) if args.student == "full" else None
+    roles = make_roles(args, unet)
+    _speed(args, [unet, student_unet] if student_unet else [unet])
+    student = Student(roles, teacher.schedule, args.conditioning_timestep, student_unet, args.ema_decay)
+    last = teacher.schedule.num_train_timesteps - 1
+    batches = BatchSource(
+        bank,
+        teacher.latent_shape(args.resolution),
+        (round(0.02 * last), round(0.98 * last)),
+        args.train_batch_size,
+        args.proportion_empty_prompts,
+        args.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        device,
+    )
+    context = Context(args, accelerator, teacher, roles, student, batches)
+    return context, Validator(context, shown, shown_conditioning, folder.folder / "samples")
+
+
+def make_roles(args, unet):
+    """The adapters of the run, all of one rank, so that a node's file fits "target" and "fake" alike."""
+    named = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
+    targets = args.lora_target_modules
+    targets = named.get(targets[0], targets) if len(targets) == 1 else targets
+    roles = Roles(unet)
+    for seed, name in enumerate(("target", "fake", "student")):
+        if name != "student" or args.student == "lora":
+            roles.add(name, args.lora_rank, args.lora_alpha, targets, seed=args.seed + seed)
+    return roles
+
+
+def _speed(args, unets):
+    for unet in unets:
+        if args.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if args.enable_xformers_memory_efficient_attention:
+            unet.enable_xformers_memory_efficient_attention()
+        if args.compile:
+            torch._dynamo.config.recompile_limit = 64  # a graph for each role, with and without gradients
+            unet.compile()

@@ -1,0 +1,132 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The loop around a stage: progress, log, samples, checkpoints, and stopping in good order."""
+
+import math
+import signal
+import time
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..errors import RunError
+
+
+class Interrupted(RunError):
+    """The user (Ctrl-C) or the system (SIGTERM) stopped the run; a checkpoint was saved."""
+
+
+class Trainer:
+    """Runs stages.
+
+    Args:
+        context (`Context`).
+        folder (`RunFolder`).
+        validator (`Validator`): draws samples of stage 2.
+    """
+
+    def __init__(self, context, folder, validator):
+        self.context, self.folder, self.validator = context, folder, validator
+        self.args, self.accelerator = context.args, context.accelerator
+        self._stop = False
+
+    def run(self, stage):
+        """From where the stage stands to its end.
+
+        Raises:
+            RunError: a metric is not finite, or a file cannot be written.
+            Interrupted: stopped by a signal, after saving a checkpoint.
+        """
+        if stage.step == 0:
+            stage.start()
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        bar = tqdm(
+            total=stage.total_steps,
+            initial=stage.step,
+            desc=stage.name,
+            disable=not self.context.is_main,
+            dynamic_ncols=True,
+        )
+        try:
+            with bar:
+                while stage.step < stage.total_steps:
+                    self._step(stage, bar)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        stage.finish()
+
+    def _step(self, stage, bar):
+        step, start = stage.step + 1, time.perf_counter()
+        node = stage.node
+        metrics = self._shared(stage.train_step(step))
+        self._check(stage, step, node, metrics)
+        stage.after_step(step, metrics)
+        stage.step = step
+        self._report(stage, node, metrics, time.perf_counter() - start, bar)
+        last = step == stage.total_steps
+        if stage.name == "backtracking" and (last or self.args.validation_steps and step % self.args.validation_steps == 0):
+            self.validate(step)
+        if last or self._stop or step % self.args.checkpointing_steps == 0:
+            saved = self.save(stage)
+        if self._stop and not last:
+            raise Interrupted(
+                f"Stopped at {stage.name} step {step}; {saved} is saved. To go on, give the same command with "
+                "--resume_from_checkpoint latest."
+            )
+
+    def _on_signal(self, number, frame):
+        if self._stop:
+            raise KeyboardInterrupt  # the second time, at once
+        self._stop = True
+        tqdm.write("Stopping after this step; once more to stop at once, without a checkpoint.")
+
+    def _shared(self, metrics):
+        """Metrics as numbers, averaged over the processes, so that all of them decide alike; likewise a signal."""
+        values = torch.stack([*(value.float() for value in metrics.values()), torch.tensor(float(self._stop)).to(self._device)])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, "mean")
+        *numbers, stop = values.tolist()
+        self._stop = stop > 0
+        return dict(zip(metrics, numbers))
+
+    @property
+    def _device(self):
+        return self.accelerator.device
+
+    def _check(self, stage, step, node, metrics):
+        for name, value in metrics.items():
+            if not math.isfinite(value) and not (name.startswith("grad_norm") and self.accelerator.scaler is not None):
+                last = self.folder.find("latest")
+                kept = f"{last.folder} is the last checkpoint" if last else "there is no checkpoint yet"
+                raise RunError(
+                    f"{name} is {value} at {stage.name} step {step}, node {node}; {kept}. Lower the learning rates, or use bf16."
+                )
+
+    def _report(self, stage, node, metrics, seconds, bar):
+        shown = {name: f"{value:.3g}" for name, value in metrics.items() if not name.startswith("grad_norm")}
+        bar.set_postfix({"node": node, **shown}, refresh=False)
+        bar.update()
+        if stage.step % self.args.logging_steps == 0 or stage.step == stage.total_steps:
+            record = {"stage": stage.name, "node": node, "step": stage.step, **metrics, "seconds_per_step": round(seconds, 4)}
+            if self.context.is_main:
+                self.folder.log(record)
+            values = {f"{stage.name}/{name}": value for name, value in metrics.items()}
+            self.accelerator.log({**values, f"{stage.name}/node": node}, step=self._global_step(stage))
+
+    def _global_step(self, stage):
+        """Trackers want one rising count: stage 2 goes on where stage 1 ended."""
+        return stage.step + (self.args.degradation_steps if stage.name == "backtracking" else 0)
+
+    def validate(self, step):
+        if not self.context.is_main:
+            return
+        sheet = self.validator.draw(step)
+        for tracker in self.accelerator.trackers:
+            if tracker.name in ("tensorboard", "wandb"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": np.asarray(sheet)[None]}, step + self.args.degradation_steps, **layout)
+
+    def save(self, stage):
+        if self.context.is_main:
+            return self.folder.save(stage.name, stage.step, stage.save, self.args.checkpoints_total_limit)

@@ -1,0 +1,76 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Samples on the way: fixed prompts and seeds, the teacher in many steps above the student in one."""
+
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from ..evaluation.sheets import contact_sheet
+from ..files import atomic_write
+from ..models.conditioning import load_prompts
+from .batches import generator
+
+
+TEACHER_STEPS = 25
+
+
+def validation_prompts(given, prompts, n=8):
+    """The prompts to draw: those given, or those of one .txt file, or `n` spread evenly over the training prompts."""
+    if len(given) == 1 and given[0].endswith(".txt"):
+        try:
+            return load_prompts(given[0])
+        except UsageError as error:
+            raise UsageError(str(error).replace("--prompt_dataset", "--validation_prompts")) from None
+    n = min(n, len(prompts))
+    return given or [prompts[i * len(prompts) // n] for i in range(n)]
+
+
+class Validator:
+    """Draws `samples/step-<step>.png`.
+
+    Args:
+        context (`Context`).
+        prompts (`list[str]`), conditioning (`Conditioning`): what to draw; the conditioning on the CPU.
+        folder (`Path`): samples go here.
+    """
+
+    def __init__(self, context, prompts, conditioning, folder):
+        self.context, self.prompts, self.conditioning, self.folder = context, prompts, conditioning, Path(folder)
+        shape = context.batches.latent_shape
+        self.noise = torch.cat([torch.randn(1, *shape, generator=generator("validation", i)) for i in range(len(prompts))])
+        self._teacher_images = None
+
+    @torch.no_grad()
+    def student_images(self):
+        """The averaged student's images (n, 3, H, W) in [0, 1]."""
+        student, device = self.context.student, self.context.accelerator.device
+        noise, conditioning = self.noise.to(device), self.conditioning.to(device)
+        with self.context.accelerator.autocast(), student.averaged():
+            rows = [student(noise[i : i + 1], conditioning[i : i + 1]) for i in range(len(noise))]
+        return self.context.teacher.decode(torch.cat(rows))
+
+    @torch.no_grad()
+    def teacher_images(self):
+        """The teacher's, from the same noise, drawn once."""
+        if self._teacher_images is None:
+            context, device = self.context, self.context.accelerator.device
+            noise, conditioning, empty = self.noise.to(device), self.conditioning.to(device), context.batches.empty
+            scale = context.args.guidance_scale
+            with context.accelerator.autocast(), context.roles():
+                latents = context.teacher.sample(context.roles.unet, noise, conditioning, empty, TEACHER_STEPS, scale)
+            self._teacher_images = context.teacher.decode(latents)
+        return self._teacher_images
+
+    def draw(self, step):
+        """Write the sheet of this step. Returns it as a PIL image."""
+        scale = self.context.args.guidance_scale
+        guidance = f", guidance {scale:g}" if scale != 1 else ""
+        rows = {
+            f"teacher, {TEACHER_STEPS} steps{guidance}": self.teacher_images(),
+            f"student, 1 step, after {step} updates": self.student_images(),
+        }
+        sheet = contact_sheet(rows, self.prompts)
+        file = self.folder / f"step-{step}.png"
+        atomic_write(file, lambda temporary: sheet.save(temporary, format="png"))
+        return sheet

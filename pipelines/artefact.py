@@ -1,0 +1,202 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What a folder or a Hub repository holds, seen from its small files alone, and which base model it belongs to."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from diffusers import UNet2DConditionModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.repocard import metadata_load
+from safetensors import safe_open
+
+from disback_diffusers.errors import RunError, UsageError
+from disback_diffusers.hub import CARD_NAME, CONFIG_NAME, LORA_NAME, read_artefact_config
+from disback_diffusers.models.embedded import resolve
+
+
+INDEX_NAME = "model_index.json"
+UNET_CONFIGS = ("unet/config.json", "config.json")
+# What must be equal in two UNets for one to take the place of the other in a pipeline.
+UNET_INTERFACE = ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type")
+
+ADAPTER = "disback"
+HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
+MODEL_KWARGS = (*HUB_KWARGS, "dtype", "torch_dtype", "low_cpu_mem_usage", "use_safetensors")
+
+
+def fetch(source, files, revision=None, **hub):
+    """The folder that holds `files`, as far as they exist: `source` itself, or a snapshot of a Hub repository.
+
+    Args:
+        source (`str`): a folder or a Hub id; without a network the cache is used.
+        files (`list[str]`): the paths wanted.
+        hub: `token`, `cache_dir`, `local_files_only`, `force_download`.
+
+    Raises:
+        UsageError: `source` is no folder and no repository that the token may read, or has no such revision.
+        RunError: the Hub cannot be reached and the cache does not hold the files.
+    """
+    if os.path.isdir(source):
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=files, **hub))
+    except HFValidationError:
+        raise UsageError(f"{source} is neither a folder nor a Hub id (owner/name).") from None
+    except RevisionNotFoundError:
+        raise UsageError(f"{source} on the Hub has no revision {revision}.") from None
+    except RepositoryNotFoundError:
+        raise UsageError(
+            f"{source} is neither a folder nor a repository on the Hub that can be read: check the name, and for a "
+            "private or gated one pass token=... (or `hf auth login`)."
+        ) from None
+    except LocalEntryNotFoundError:
+        raise RunError(
+            f"{source} is no folder, not (completely) in the cache, and the Hub cannot be reached: check the name, "
+            "the network, and that neither HF_HUB_OFFLINE nor local_files_only forbids to ask."
+        ) from None
+
+
+def read_json(file):
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read as JSON ({error}).") from None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A student as a training run, `DisBackPipeline.save_pretrained` or somebody by hand left it.
+
+    Attributes:
+        source (`str`): as the user named it: a folder or a Hub id.
+        folder (`Path`): where its small files lie.
+        revision (`str` or `None`): on the Hub, the commit that all files are taken from.
+        config (`dict`): disback_config.json, empty without one.
+        kind (`str`): "full" (a whole pipeline), "lora" or "unet".
+    """
+
+    source: str
+    folder: Path
+    revision: str | None
+    config: dict
+    kind: str
+
+    @classmethod
+    def find(cls, source, revision=None, **hub):
+        """Decide by the files that are there. Where there are a LoRA and a UNet, the config says which one counts.
+
+        Raises:
+            UsageError: no artefact, a broken configuration, or as in `fetch`.
+            RunError: as in `fetch`.
+        """
+        wanted = [CONFIG_NAME, CARD_NAME, INDEX_NAME, LORA_NAME, *UNET_CONFIGS]
+        folder = fetch(source, wanted, revision, **hub)
+        config = read_artefact_config(folder)
+        has_unet = cls._unet_subfolder(folder) is not None
+        if (folder / INDEX_NAME).is_file():
+            kind = "full"
+        elif (folder / LORA_NAME).is_file() and not (has_unet and config.get("student") == "full"):
+            kind = "lora"
+        elif has_unet:
+            kind = "unet"
+        else:
+            raise UsageError(
+                f"{source} holds no student: there is no {INDEX_NAME} (a pipeline), no {LORA_NAME} (a LoRA) and no "
+                f"{' or '.join(UNET_CONFIGS)} of a UNet2DConditionModel."
+            )
+        return cls(source, folder, None if os.path.isdir(source) else folder.name, config, kind)
+
+    @staticmethod
+    def _unet_subfolder(folder):
+        for name in UNET_CONFIGS:
+            file = folder / name
+            # A config.json at the top may be that of any other kind of model.
+            if file.is_file() and read_json(file).get("_class_name") == "UNet2DConditionModel":
+                return file.parent.relative_to(folder).as_posix().removeprefix(".")
+        return None
+
+    @property
+    def unet_subfolder(self):
+        """Where the UNet lies in `source`: "unet", or "" for the top."""
+        return self._unet_subfolder(self.folder)
+
+    @property
+    def unet_config(self):
+        return read_json(self.folder / self.unet_subfolder / "config.json")
+
+    def base(self, base_model=None, base_revision=None):
+        """Folder or Hub id of the base model, and its revision (`str` or `None`).
+
+        The argument comes first, then disback_config.json, then the card. The recorded revision is that of the
+        recorded base, and of no other.
+
+        Raises:
+            UsageError: none of them names a base.
+        """
+        recorded = self.config.get("base_model")
+        base = str(base_model or recorded or self._base_of_card() or "")
+        if not base:
+            raise UsageError(f"{self.source} does not say which base model it belongs to: pass base_model=...")
+        if base_revision is None and base == recorded:
+            base_revision = self.config.get("base_revision")
+        return resolve(base), base_revision
+
+    def _base_of_card(self):
+        card = self.folder / CARD_NAME
+        try:
+            base = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
+        except yaml.YAMLError:
+            raise UsageError(f"the front matter of {card} is no valid YAML: mend it, or pass base_model=...") from None
+        return base[0] if isinstance(base, list) and base else base
+
+    def check_base(self, base, base_folder):
+        """Raise UsageError where a UNet of another kind of base would be put into this one."""
+        theirs, ours = read_json(base_folder / UNET_CONFIGS[0]), self.unet_config
+        for key in UNET_INTERFACE:
+            if ours.get(key) != theirs.get(key):
+                raise UsageError(
+                    f"{self.source} does not fit the base model {base}: its UNet has {key} {ours.get(key)}, the "
+                    f"base's {theirs.get(key)}. Pass the base it was distilled from as base_model=..."
+                )
+
+    def load_unet(self, kwargs):
+        """The student's UNet, with those arguments of `from_pretrained` that are for it as well as for its base."""
+        kwargs = {key: value for key, value in kwargs.items() if key in MODEL_KWARGS}
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(kwargs.get(key), dict):  # one dtype a component
+                kwargs[key] = kwargs[key].get("unet", kwargs[key].get("default"))
+        load = UNet2DConditionModel.from_pretrained
+        return load(self.source, subfolder=self.unet_subfolder, revision=self.revision, **kwargs)
+
+    def attach_lora(self, pipe, base):
+        """Load the LoRA into a pipeline as the adapter "disback".
+
+        Raises:
+            UsageError: not all of it fits, where diffusers would leave out the rest with a warning.
+        """
+        file, problem = self.folder / LORA_NAME, None
+        try:
+            with safe_open(file, framework="pt") as opened:
+                stored = sum(not key.endswith(".alpha") for key in opened.keys())
+            pipe.load_lora_weights(str(self.folder), weight_name=LORA_NAME, adapter_name=ADAPTER)
+        except Exception as error:  # of four libraries, according to what does not fit
+            problem = " ".join(str(error).split())[:300]
+        else:
+            models = (pipe.unet, pipe.text_encoder)
+            loaded = sum(f".{ADAPTER}." in name for model in models for name, _ in model.named_parameters())
+            if loaded != stored:
+                problem = f"{loaded} of its {stored} tensors have a place there"
+        if problem:
+            raise UsageError(
+                f"{self.source}/{LORA_NAME} does not fit the base model {base} ({problem}). "
+                "Pass the base it was distilled from as base_model=..."
+            )

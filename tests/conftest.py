@@ -1,0 +1,27 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What every test stands on: no network, one thread, and saved tiny teachers to train from."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported; subprocesses inherit it
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from tiny_models import save_sd, save_sdxl
+
+
+torch.set_num_threads(1)  # tiny models are slower with more
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory):
+    """A saved tiny Stable Diffusion pipeline; read only."""
+    return save_sd(tmp_path_factory.mktemp("teachers") / "sd")
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory):
+    """A saved tiny SDXL pipeline; read only."""
+    return save_sdxl(tmp_path_factory.mktemp("teachers") / "sdxl")

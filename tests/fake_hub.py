@@ -1,0 +1,199 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""A Hugging Face Hub over HTTP on the loopback, for the unmodified client: repositories, uploads, downloads, tokens.
+
+    with FakeHub() as hub:
+        subprocess.run([sys.executable, "script.py"], env={**os.environ, **hub.env(), "HF_HOME": str(tmp_path)})
+        hub.files("alice/student")["README.md"]
+
+The client reads HF_ENDPOINT once, when it is imported: hence the subprocess. There are two users: `alice`, whose token
+OWNER may write to her own repositories and READER may not, and `bob`, without any.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+OWNER, READER = "hf_owner", "hf_reader"
+USER = "alice"
+REPO_PATH = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(auth-check|revision|tree|preupload|commit)(?:/([^/]+))?.*)?")
+FILE_PATH = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+
+
+class Refusal(Exception):
+    def __init__(self, status, code):
+        self.status, self.code = status, code
+
+
+class FakeHub:
+    """`commits[repo_id]` is a list of (sha, files), files a dict of bytes by path; `broken` = status of every upload."""
+
+    def __init__(self):
+        self.commits, self.private, self.blobs, self.broken = {}, {}, {}, None
+        self.requests = []
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def env(self, token=OWNER):
+        """Environment variables of a client."""
+        common = {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token or ""}
+        return {**common, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+    def add_repo(self, repo_id, files=(), private=False):
+        """Make a repository, or add a commit to it, behind the client's back."""
+        self.private.setdefault(repo_id, private)
+        self.commit(repo_id, dict(files))
+
+    def files(self, repo_id):
+        """What the last commit holds."""
+        return self.commits[repo_id][-1][1]
+
+    def commit(self, repo_id, files):
+        history = self.commits.setdefault(repo_id, [])
+        sha = hashlib.sha1(f"{repo_id} {len(history)}".encode()).hexdigest()
+        history.append((sha, files))
+        return sha
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def answer(self, method, path, token, body):
+        """(status, headers, body) of one request."""
+        if token not in (None, OWNER, READER):
+            raise Refusal(401, "Invalid credentials")
+        if path == "/api/validate-yaml":
+            return _json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self.create(token, json.loads(body))
+        if path.startswith("/blob/") and method == "PUT":
+            self.blobs[path.rsplit("/", 1)[1]] = body
+            return _json({})
+        if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            self.check_write(match[1], token)
+            wanted = json.loads(body)["objects"]
+            upload = [{**o, "actions": {"upload": {"href": f"{self.url}/blob/{o['oid']}"}}} for o in wanted]
+            return _json({"transfer": "basic", "objects": upload})
+        if match := REPO_PATH.fullmatch(path):
+            repo_id, verb, argument = match.groups()
+            return self.repository(repo_id, verb, argument, token, body)
+        if match := FILE_PATH.fullmatch(path):
+            return self.download(*match.groups(), token)
+        raise Refusal(404, "NotFound")
+
+    def create(self, token, wanted):
+        owner = wanted.get("organization") or USER
+        repo_id = f"{owner}/{wanted['name']}"
+        if token is None:
+            raise Refusal(401, "Unauthorized")
+        if token != OWNER or owner != USER:
+            raise Refusal(403, "You don't have the rights to create a model under this namespace")
+        if repo_id in self.commits:
+            return _json({"url": f"{self.url}/{repo_id}"}, 409)
+        self.add_repo(repo_id, {".gitattributes": b""}, wanted.get("visibility") == "private")
+        return _json({"url": f"{self.url}/{repo_id}"})
+
+    def check_read(self, repo_id, token):
+        # As on the real Hub, a private repository looks like a missing one.
+        hidden = self.private.get(repo_id) and (token is None or not repo_id.startswith(f"{USER}/"))
+        if repo_id not in self.commits or hidden:
+            raise Refusal(401 if token is None else 404, "RepoNotFound")
+
+    def check_write(self, repo_id, token):
+        self.check_read(repo_id, token)
+        if token is None:
+            raise Refusal(401, "Unauthorized")
+        if token != OWNER or not repo_id.startswith(f"{USER}/"):
+            raise Refusal(403, "Forbidden")
+        if self.broken:
+            raise Refusal(self.broken, "Out of order")
+
+    def at(self, repo_id, revision):
+        for sha, files in reversed(self.commits[repo_id]):
+            if revision in (None, "main", sha):
+                return sha, files
+        raise Refusal(404, "RevisionNotFound")
+
+    def repository(self, repo_id, verb, argument, token, body):
+        self.check_read(repo_id, token)
+        if verb == "auth-check":
+            if argument == "write":
+                self.check_write(repo_id, token)
+            return _json({})
+        if verb == "preupload":
+            self.check_write(repo_id, token)
+            modes = [(f["path"], f["path"].endswith(".safetensors")) for f in json.loads(body)["files"]]
+            return _json({"files": [{"path": p, "uploadMode": "lfs" if l else "regular"} for p, l in modes]})
+        if verb == "commit":
+            self.check_write(repo_id, token)
+            return self.apply(repo_id, [json.loads(line) for line in body.splitlines()])
+        sha, files = self.at(repo_id, argument)
+        if verb == "tree":
+            oid = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
+            return _json([{"type": "file", "path": n, "size": len(c), "oid": oid[n]} for n, c in files.items()])
+        siblings = [{"rfilename": name} for name in sorted(files)]
+        return _json({"id": repo_id, "sha": sha, "private": self.private[repo_id], "tags": [], "siblings": siblings})
+
+    def apply(self, repo_id, operations):
+        files = dict(self.files(repo_id))
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif operation["key"] == "lfsFile":
+                files[value["path"]] = self.blobs[value["oid"]]
+        sha = self.commit(repo_id, files)
+        return _json({"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{repo_id}/commit/{sha}"})
+
+    def download(self, repo_id, revision, name, token):
+        self.check_read(repo_id, token)
+        sha, files = self.at(repo_id, revision)
+        if name not in files:
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, b""
+        etag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
+        return 200, {"ETag": etag, "X-Repo-Commit": sha}, files[name]
+
+
+def _json(value, status=200):
+    return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+
+def _handler(hub):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+            path = unquote(urlsplit(self.path).path)
+            with hub.lock:
+                hub.requests.append(f"{self.command} {path}")
+                try:
+                    status, headers, content = hub.answer(self.command, path, token, body)
+                except Refusal as refusal:
+                    status, headers, content = _json({"error": refusal.code}, refusal.status)
+                    headers["X-Error-Code"] = refusal.code
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_HEAD = do_POST = do_PUT = do_GET
+
+    return Handler

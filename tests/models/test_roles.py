@@ -1,0 +1,433 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Roles on one frozen base: nothing leaks from one to another, into the base, or through a file."""
+
+import json
+from contextlib import nullcontext
+
+import peft
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_models import LATENT_SHAPE, TEXT_SIZE, build_sd_unet
+
+from disback_diffusers import RunError, UsageError
+from disback_diffusers.models.roles import ALL_TARGETS, Roles
+
+
+TARGETS = {"rank": 4, "alpha": 8, "targets": ALL_TARGETS}
+
+
+def build(*names, dtype=torch.float32, **lora):
+    """Roles with random weights, none of which is therefore the teacher, and no zero hides a missing gradient."""
+    roles = Roles(build_sd_unet().to(dtype))
+    for seed, name in enumerate(names):
+        roles.add(name, **{**TARGETS, **lora})
+        roles.randomize(name, seed)
+    return roles
+
+
+def run(roles_or_unet, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    x_t = torch.randn(2, *LATENT_SHAPE, generator=generator).to(dtype)
+    text = torch.randn(2, 7, TEXT_SIZE, generator=generator).to(dtype)
+    unet = getattr(roles_or_unet, "unet", roles_or_unet)
+    return unet(x_t, torch.tensor([399, 20]), text).sample
+
+
+def loss(roles, seed=0):
+    return run(roles, seed).square().mean()
+
+
+def gradients(roles, name):
+    return [p.grad for p in roles.parameters(name)]
+
+
+def base_state(roles):
+    return {k: v.clone() for k, v in roles.unet.state_dict().items() if ".lora_" not in k}
+
+
+def snapshot(roles, name):
+    return {key: value.clone() for key, value in roles.state_dict(name).items()}
+
+
+def equal(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Switching
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_leaves_the_teacher_bitwise_unchanged(checkpointing):
+    bare = build_sd_unet()
+    with torch.no_grad():
+        expected = run(bare)
+    roles = build("student", "fake")
+    if checkpointing:
+        roles.enable_gradient_checkpointing()
+    base, before = base_state(roles), {name: snapshot(roles, name) for name in roles.names}
+    optimizers = {name: torch.optim.AdamW(roles.parameters(name), lr=0.1) for name in roles.names}
+    for step in range(2):
+        for name, optimizer in optimizers.items():
+            with roles(name):
+                loss(roles, seed=step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad(), roles():
+                assert torch.equal(run(roles), expected)
+    assert equal(base_state(roles), base)
+    assert all(not equal(snapshot(roles, name), before[name]) for name in roles.names)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["student", "target", "fake"])
+def test_backward_reaches_all_of_its_role_and_nothing_else(name, checkpointing):
+    roles = build("student", "target", "fake")
+    if checkpointing:
+        roles.enable_gradient_checkpointing()
+    with roles(name):
+        loss(roles).backward()
+    for key, parameter in roles.named_parameters(name):
+        assert parameter.grad is not None and parameter.grad.any(), key
+    ours = {id(p) for p in roles.parameters(name)}
+    assert [key for key, p in roles.unet.named_parameters() if id(p) not in ours and p.grad is not None] == []
+
+
+@pytest.mark.parametrize("left_active", [(), ("fake",), ("student", "fake")])
+@pytest.mark.parametrize("enabled_by", ["roles", "unet", "unet before roles"])
+def test_recomputation_runs_the_role_of_its_forward(enabled_by, left_active):
+    expected = build("student", "fake")
+    with expected("student"):
+        loss(expected).backward()
+
+    unet = build_sd_unet()
+    if enabled_by == "unet before roles":
+        unet.enable_gradient_checkpointing()
+    roles = Roles(unet.train())
+    for seed, name in enumerate(("student", "fake")):
+        roles.add(name, **TARGETS)
+        roles.randomize(name, seed)
+    if enabled_by != "unet before roles":
+        {"roles": roles, "unet": unet}[enabled_by].enable_gradient_checkpointing()
+    calls = []
+    unet.mid_block.resnets[1].register_forward_pre_hook(lambda *_: calls.append(roles.active))
+    with roles("student"):
+        value = loss(roles)
+    roles.use(*left_active)
+    value.backward(retain_graph=True)
+    assert roles.active == left_active
+    assert calls == [("student",)] * 2, "the block was not recomputed, or not as the role of its forward"
+    torch.testing.assert_close(gradients(roles, "student"), gradients(expected, "student"))
+    assert not any(p.grad is not None for p in roles.parameters("fake"))
+
+    value.backward()  # a second one recomputes a second time
+    torch.testing.assert_close(gradients(roles, "student"), [2 * g for g in gradients(expected, "student")])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("order", [("student", "fake"), ("fake", "student")])
+def test_switching_inside_a_graph_loses_nothing(order, checkpointing):
+    expected = build("student", "fake")
+    for name in expected.names:
+        with expected(name):
+            loss(expected).backward()
+
+    roles = build("student", "fake")
+    if checkpointing:
+        roles.enable_gradient_checkpointing()
+    losses = {}
+    for name in roles.names:
+        with roles(name):
+            losses[name] = loss(roles)
+            with torch.no_grad(), roles():
+                run(roles)
+    for name in order:
+        losses[name].backward()
+    for name in roles.names:
+        torch.testing.assert_close(gradients(roles, name), gradients(expected, name))
+
+
+def test_use_and_context():
+    roles = build("student", "fake")
+    assert roles.names == ("student", "fake") and roles.active == ()
+    with torch.no_grad():
+        outputs = {}
+        for names in [(), ("student",), ("fake",), ("student", "fake")]:
+            with roles(*names):
+                outputs[names] = run(roles)
+        assert roles.active == ()
+        teacher = run(build_sd_unet())
+    assert torch.equal(outputs[()], teacher)
+    different = [o.sum().item() for o in outputs.values()]
+    assert len(set(different)) == 4
+
+    roles.use("student")
+    with pytest.raises(KeyError), roles("fake"), roles():
+        raise KeyError
+    assert roles.active == ("student",), "an exception must not leave another role active"
+    with pytest.raises(ValueError, match="no role 'target', only .*student"):
+        roles.use("fake", "target")
+    assert roles.active == ("student",)
+
+
+def test_switching_never_touches_requires_grad():
+    roles = build("student", "fake")
+    for p in roles.parameters("student")[::2]:
+        p.requires_grad_(False)
+    flags = [p.requires_grad for p in roles.unet.parameters()]
+    with roles("fake"), roles(), roles("student", "fake"):
+        assert [p.requires_grad for p in roles.unet.parameters()] == flags
+
+
+def test_peft_is_switched_by_its_own_attributes(monkeypatch):
+    roles = build("student", "fake")
+    roles.unet.enable_adapters()
+    roles.unet.set_adapter("fake")  # PEFT's own, slow switch writes what we read and, as seen here, what we write
+    assert roles.active == ("fake",)
+    roles.unet.disable_adapters()
+    assert roles.active == ()
+    for layer in roles.unet.modules():
+        if isinstance(layer, BaseTunerLayer):
+            assert vars(layer)["_disable_adapters"] is True and vars(layer)["_active_adapter"] == ["fake"]
+
+    for attribute in ("active_adapters", "disable_adapters"):  # PEFT stores it elsewhere, or drops it
+        for replacement in (property(lambda layer: layer.state), property(lambda layer: ["default"])):
+            with monkeypatch.context() as patch:
+                patch.setattr(BaseTunerLayer, attribute, replacement)
+                with pytest.raises(RunError, match=f"peft {peft.__version__} no longer.*_active_adapter"):
+                    Roles(build_sd_unet())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Making roles
+
+
+def test_a_new_role_is_the_teacher_and_disturbs_nobody():
+    roles = build("student")
+    roles.parameters("student")[0].requires_grad_(False)
+    flags = [p.requires_grad for p in roles.parameters("student")]
+    with torch.no_grad():
+        teacher = run(roles)
+        for active in (("student",), ()):
+            roles.use(*active)
+            expected = run(roles)
+            name = f"new_{len(roles.names)}"
+            roles.add(name, rank=2, alpha=2, targets=["conv_in", *ALL_TARGETS])
+            assert roles.active == active and torch.equal(run(roles), expected)
+            with roles(name):
+                assert torch.equal(run(roles), teacher)
+            assert all(p.requires_grad for p in roles.parameters(name))
+    assert [p.requires_grad for p in roles.parameters("student")] == flags
+    assert not any(p.requires_grad for key, p in roles.unet.named_parameters() if ".lora_" not in key)
+
+
+def test_initial_weights_come_from_the_seed_alone():
+    states = []
+    for global_seed, seed in ((1, 5), (2, 5), (3, 6)):
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state()
+        roles = Roles(build_sd_unet())
+        roles.add("fake", **TARGETS, seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(snapshot(roles, "fake"))
+    assert equal(states[0], states[1]) and not equal(states[0], states[2])
+    for key, value in states[0].items():
+        bound = value[0].numel() ** -0.5  # PEFT's default: Kaiming uniform A, zero B
+        assert not value.any() if ".lora_B." in key else 0.5 * bound < value.abs().max() <= bound, key
+
+
+def test_copy_reset_and_randomize_work_in_place():
+    roles = build("student", "fake")
+    roles.add("other", rank=4, alpha=4, targets=ALL_TARGETS)
+    objects = [id(p) for p in roles.parameters("fake")]
+    first = snapshot(roles, "fake")
+    roles.copy("student", "fake")
+    assert equal(snapshot(roles, "fake"), snapshot(roles, "student"))
+    roles.randomize("fake", 1)
+    assert equal(snapshot(roles, "fake"), first) and all(value.any() for value in first.values())
+    roles.reset("fake", 0)
+    assert equal(snapshot(roles, "fake"), snapshot(roles, "other"))
+    assert [id(p) for p in roles.parameters("fake")] == objects
+    with pytest.raises(ValueError, match="lora_alpha 4, the role 8"):
+        roles.copy("other", "fake")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"rank": 0}, ["--lora_rank", "0"]),
+        ({"alpha": 0}, ["--lora_alpha", "0"]),
+        ({"targets": []}, ["--lora_target_modules"]),
+        ({"targets": ["to_q", "to_qq"]}, ["--lora_target_modules", "'to_qq'"]),
+        ({"targets": ["o_q"]}, ["--lora_target_modules", "'o_q'"]),
+        ({"targets": ["attn1"]}, ["--lora_target_modules", "'attn1'"]),
+    ],
+)
+def test_wrong_lora_settings_name_their_flag(change, words):
+    roles = Roles(build_sd_unet())
+    with pytest.raises(UsageError) as error:
+        roles.add("fake", **{**TARGETS, **change})
+    assert all(word in str(error.value) for word in words)
+    assert roles.names == () and not any(isinstance(m, BaseTunerLayer) for m in roles.unet.modules())
+
+
+def test_names_and_bases_that_are_refused():
+    roles = build("fake")
+    for name in ("fake", "a.b", "0", ""):
+        with pytest.raises(ValueError, match="no free role name"):
+            roles.add(name, **TARGETS)
+    with pytest.raises(ValueError, match="already carries"):
+        Roles(roles.unet)
+    for call in (roles.parameters, roles.state_dict, roles.lora_config, lambda name: roles.reset(name, 0)):
+        with pytest.raises(ValueError, match="no role 'student'"):
+            call("student")
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_float32_roles_train_in_a_bfloat16_base(autocast):
+    roles = build("student", "fake", dtype=torch.bfloat16)
+    before = {name: snapshot(roles, name) for name in roles.names}
+    optimizers = {name: torch.optim.Adam(roles.parameters(name), lr=1e-5) for name in roles.names}
+    for name, optimizer in optimizers.items():
+        with roles(name), torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+            output = run(roles, dtype=torch.bfloat16)
+        assert output.dtype == torch.bfloat16 and output.isfinite().all()
+        output.float().square().mean().backward()
+        optimizer.step()
+    for name in roles.names:
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in roles.parameters(name))
+        moved = [not torch.equal(before[name][key], p) for key, p in roles.named_parameters(name)]
+        assert all(moved), "a step that bfloat16 would round away must not be lost"
+    assert {value.dtype for value in base_state(roles).values()} == {torch.bfloat16}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_a_saved_role_comes_back_bit_for_bit(tmp_path):
+    roles = build("fake", "student")
+    file = tmp_path / "degradation" / "000003.safetensors"
+    roles.save("fake", file, {"step": "3"})
+    keys = {key: value.shape for key, value in get_peft_model_state_dict(roles.unet, adapter_name="fake").items()}
+    assert {key: value.shape for key, value in load_file(file).items()} == keys
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["step"] == "3" and metadata["base_fingerprint"] == roles.fingerprint
+    assert json.loads(metadata["lora_adapter_metadata"]) == roles.lora_config("fake")
+
+    other = build("target")
+    objects = [id(p) for p in other.parameters("target")]
+    other.load("target", file)
+    assert equal(other.state_dict("target"), roles.state_dict("fake"))
+    assert [id(p) for p in other.parameters("target")] == objects
+    assert all(p.requires_grad for p in other.parameters("target"))
+    with torch.no_grad(), roles("fake"), other("target"):
+        expected = run(roles)
+        assert torch.equal(run(other), expected)
+        stock = build_sd_unet()
+        stock.load_lora_adapter(file.parent, weight_name=file.name, prefix=None)
+        assert torch.equal(run(stock), expected), "alpha, or a tensor, is lost to diffusers"
+
+    with pytest.raises(ValueError, match="base_fingerprint"):
+        roles.save("fake", file, {"base_fingerprint": "mine"})
+    other.load_state_dict("target", roles.state_dict("student"))
+    assert equal(other.state_dict("target"), roles.state_dict("student"))
+
+
+KEY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight"
+DAMAGES = {
+    "missing": (lambda state, _: state.pop(KEY), f"lacks the tensor {KEY}"),
+    "extra": (
+        lambda state, _: state.update({"conv_in.lora_A.weight": torch.zeros(1)}),
+        "a tensor conv_in.lora_A.weight",
+    ),
+    "misshaped": (lambda state, _: state.update({KEY: state[KEY].T.contiguous()}), f"{KEY} has the shape (16, 4)"),
+    "NaN": (lambda state, _: state[KEY].view(-1)[-1:].fill_(float("nan")), f"{KEY} holds"),
+    "Inf": (lambda state, _: state[KEY].view(-1)[:1].fill_(float("-inf")), f"{KEY} holds"),
+    "float32 Inf": (
+        lambda state, _: state.update({KEY: torch.full(state[KEY].shape, 1e300, dtype=torch.float64)}),
+        KEY,
+    ),
+    "integers": (lambda state, _: state.update({KEY: state[KEY].int()}), f"{KEY} holds"),
+    "another base": (lambda _, meta: meta.update(base_fingerprint="0" * 64), "another base"),
+    "no fingerprint": (lambda _, meta: meta.pop("base_fingerprint"), "no base_fingerprint"),
+    "no config": (lambda _, meta: meta.pop("lora_adapter_metadata"), "no valid lora_adapter_metadata"),
+    "broken config": (lambda _, meta: meta.update(lora_adapter_metadata="{"), "no valid lora_adapter_metadata"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, kind):
+    roles, file = build("fake", "target"), tmp_path / "node.safetensors"
+    roles.save("fake", file)
+    with safe_open(file, "pt") as opened:
+        state, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()
+    damage, words = DAMAGES[kind]
+    damage(state, metadata)
+    save_file(state, file, metadata)
+    expect_refusal(roles, file, words)
+
+
+@pytest.mark.parametrize(
+    "lora, words",
+    [
+        ({"rank": 2}, "r 2, the role 4 (set --lora_rank)"),
+        ({"alpha": 1}, "lora_alpha 1"),
+        ({"targets": ["to_q"]}, "lacks"),
+    ],
+)
+def test_a_file_of_another_lora_is_refused(tmp_path, lora, words):
+    file = tmp_path / "node.safetensors"
+    build("fake", **lora).save("fake", file)
+    expect_refusal(build("target"), file, words)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "header only", "garbage", "empty", "pickle", "absent", "folder"])
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path, kind):
+    roles, file = build("target"), tmp_path / "node.safetensors"
+    roles.save("target", file)
+    content = file.read_bytes()
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "pickle":
+        torch.save(roles.state_dict("target"), file)
+    elif kind != "absent":
+        file.write_bytes(
+            {"truncated": content[:-1], "header only": content[:64], "garbage": b"\xff" * 99, "empty": b""}[kind]
+        )
+    expect_refusal(roles, file, "cannot be read as a safetensors file")
+
+
+def expect_refusal(roles, file, words):
+    before = snapshot(roles, "target")
+    with pytest.raises(UsageError) as error:
+        roles.load("target", file)
+    assert str(file) in str(error.value) and words in str(error.value)
+    assert equal(snapshot(roles, "target"), before)
+
+
+def test_the_fingerprint_is_that_of_the_base_alone():
+    expected = Roles(build_sd_unet()).fingerprint
+    assert len(expected) == 64
+    assert build("fake").fingerprint == expected, "attaching adapters must not change it"
+    assert Roles(build_sd_unet().to(torch.bfloat16)).fingerprint == expected
+    assert Roles(build_sd_unet().to(memory_format=torch.channels_last)).fingerprint == expected
+    assert Roles(build_sd_unet(seed=1)).fingerprint != expected
+    for change in (
+        lambda unet: unet.conv_out.bias.data.mul_(1.01),
+        lambda unet: unet.register_buffer("x", torch.ones(1)),
+    ):
+        unet = build_sd_unet()
+        change(unet)
+        assert Roles(unet).fingerprint != expected, "every tensor counts"
+
+
+def test_a_float16_release_has_one_fingerprint_in_all_precisions():
+    dtypes = (torch.float16, torch.float32, torch.bfloat16)
+    assert len({Roles(build_sd_unet().half().to(dtype)).fingerprint for dtype in dtypes}) == 1
