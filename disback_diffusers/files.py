@@ -3,6 +3,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from .errors import RunError
 
 
 # What torch.save says, as a bare RuntimeError, when the file system refuses.
-_TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "inline_container", "open file")
+_TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "open file failed")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,7 +41,8 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
             _sync(path.parent)  # the new name, too, survives a power cut
     except (OSError, SafetensorError, RuntimeError) as error:
         if type(error) is not RuntimeError or any(words in str(error) for words in _TORCH_WRITE_ERRORS):
-            raise RunError(f"{path} cannot be written ({error}): {_remedy(error)}") from error
+            reason = " ".join(str(error).splitlines()[:1])
+            raise RunError(f"{path} cannot be written ({reason}): {_remedy(error)}") from error
         raise
     finally:
         with suppress(OSError):
@@ -56,8 +58,9 @@ def _sync(path: Path) -> None:
 
 
 def _remedy(error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    if number in _NO_ROOM or any(f"code: {n}," in str(error) for n in _NO_ROOM):  # the latter is safetensors'
+    in_text = re.search(r"os error (\d+)", str(error))  # all that safetensors tells
+    number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
+    if number in _NO_ROOM:
         return "free space on that disk (or raise the quota) and resume."
     if number is not None:
         return "check that the folder exists and may be written, or choose another one."

@@ -4,8 +4,10 @@
 import copy
 import inspect
 
-from diffusers import LCMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, LCMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from diffusers.utils import logging
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from disback_diffusers.errors import UsageError
 from disback_diffusers.hub import public_config, write_artefact_config
@@ -37,7 +39,7 @@ def one_step_scheduler(scheduler, timestep):
     whole = LCMScheduler.from_config(config)
     if not 0 < timestep < len(whole.betas):
         raise UsageError(
-            f"the conditioning timestep {timestep} is outside of the base model's schedule, 1 to {len(whole.betas) - 1}."
+            f"conditioning timestep {timestep} is outside of the base model's schedule, 1 to {len(whole.betas) - 1}."
         )
     return LCMScheduler.from_config(
         whole.config,
@@ -190,17 +192,17 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
 
     def __init__(
         self,
-        vae,
-        text_encoder,
-        tokenizer,
-        unet,
-        scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-        conditioning_timestep=DEFAULT_TIMESTEP,
-    ):
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        safety_checker: StableDiffusionSafetyChecker = None,
+        feature_extractor: CLIPImageProcessor = None,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        requires_safety_checker: bool = False,
+        conditioning_timestep: int = DEFAULT_TIMESTEP,
+    ):  # `from_pipe` goes by these types
         super().__init__(
             vae,
             text_encoder,

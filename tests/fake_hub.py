@@ -30,7 +30,7 @@ class Refusal(Exception):
 
 
 class FakeHub:
-    """`commits[repo_id]` is a list of (sha, files), files a dict of bytes by path; `broken` = status of every upload."""
+    """`commits[repo_id]`: a list of (sha, files), files a dict of bytes by path; `broken`: status of every upload."""
 
     def __init__(self):
         self.commits, self.private, self.blobs, self.broken = {}, {}, {}, None
@@ -133,8 +133,9 @@ class FakeHub:
             return _json({})
         if verb == "preupload":
             self.check_write(repo_id, token)
-            modes = [(f["path"], f["path"].endswith(".safetensors")) for f in json.loads(body)["files"]]
-            return _json({"files": [{"path": p, "uploadMode": "lfs" if l else "regular"} for p, l in modes]})
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in names}
+            return _json({"files": [{"path": name, "uploadMode": mode} for name, mode in modes.items()]})
         if verb == "commit":
             self.check_write(repo_id, token)
             return self.apply(repo_id, [json.loads(line) for line in body.splitlines()])

@@ -31,9 +31,13 @@ import torch.nn.functional as F
 from datasets import load_dataset
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
 from tokenizers import models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
+
+from disback_diffusers.evaluation.frechet import statistics
+from disback_diffusers.evaluation.judge import Judge
 
 
 MAX_TOKENS = 32
@@ -44,7 +48,9 @@ HERE = Path(__file__).parent
 
 def parse_args(input_args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data", default=str(HERE / "data" / "noto_emoji_32.parquet"), help="Columns image, text.")
+    parser.add_argument(
+        "--train_data", default=str(HERE / "data" / "noto_emoji_32.parquet"), help="Columns image, text."
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("tiny-teacher"))
     parser.add_argument("--parts", nargs="+", choices=("vae", "unet", "judge"), default=("vae", "unet", "judge"))
     parser.add_argument("--vae_steps", type=int, default=4000)
@@ -249,6 +255,17 @@ def train_judge(images, names, tokenizer, args):
     return judge.eval()
 
 
+def write_reference(images, names, judge_folder, args):
+    """reference.safetensors: what the judge's features of the real images are like, and how many it recognises."""
+    judge = Judge(judge_folder)
+    features = judge.image_features((images.cpu() + 1) / 2)
+    mean, covariance = statistics(features)
+    retrieval = torch.tensor(judge.retrieval(features, judge.text_features(names)))
+    tensors = {"mean": mean.float(), "covariance": covariance.float(), "retrieval": retrieval}
+    save_file(tensors, args.output_dir / "reference.safetensors")
+    print(f"judge: top-10 retrieval of the real images {retrieval:.1%}")
+
+
 def main(args):
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
@@ -265,6 +282,7 @@ def main(args):
     if "judge" in args.parts:
         train_judge(images, names, tokenizer, args).half().save_pretrained(judge)
         tokenizer.save_pretrained(judge)
+        write_reference(images, names, judge, args)
 
 
 if __name__ == "__main__":

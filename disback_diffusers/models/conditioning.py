@@ -122,7 +122,9 @@ def _dataset_column(path, source, column, flag):
     except Exception as error:  # datasets raises many kinds, from connection errors to pyarrow's
         raise UsageError(f"{flag} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     if column not in data.column_names:
-        raise UsageError(f"{flag} has no column '{column}' (it has {', '.join(data.column_names)}): set --caption_column.")
+        raise UsageError(
+            f"{flag} has no column '{column}' (it has {', '.join(data.column_names)}): set --caption_column."
+        )
     prompts = list(data[column])
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise UsageError(f"{flag}: column '{column}' is no text: set --caption_column.")

@@ -35,8 +35,8 @@ class Roles:
 
     So a graph that still waits for its backward loses nothing, and a switch costs a fraction of a millisecond. The
     UNet is frozen, and its `enable_gradient_checkpointing` becomes the one of this class, which recomputes every block
-    with the role that ran it. Roles are float32 whatever the UNet is. From now on two methods of the UNet are not to be
-    called: `to(dtype)`, which would convert the roles too, and `set_adapter`, which would freeze all but one.
+    with the role that ran it. Roles are float32 whatever the UNet is. Two methods of the UNet are not to be called any
+    more: `to(dtype)`, which would convert the roles too, and `set_adapter`, which would freeze all but one.
 
         roles = Roles(unet)
         roles.add("fake", rank=64, alpha=64, targets=ALL_TARGETS)

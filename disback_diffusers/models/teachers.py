@@ -47,7 +47,9 @@ class StableDiffusionTeacher:
                 "(an inpainting or image-conditioned model): take the plain text-to-image model."
             )
         if self.unet_config.get("time_cond_proj_dim"):
-            raise self._error("is a guidance-distilled (LCM) UNet, whose output is no score: take the model it came from.")
+            raise self._error(
+                "is a guidance-distilled (LCM) UNet, whose output is no score: take the model it came from."
+            )
         self._vae = None
 
     def _error(self, message):
@@ -83,7 +85,9 @@ class StableDiffusionTeacher:
         """(channels, height, width) of the latents of an image of `resolution` pixels."""
         resolution = resolution or self.default_resolution
         if resolution % self.vae_scale_factor:
-            raise UsageError(f"--resolution {resolution} must be a multiple of {self.vae_scale_factor}, the VAE's factor.")
+            raise UsageError(
+                f"--resolution {resolution} must be a multiple of {self.vae_scale_factor}, the VAE's factor."
+            )
         size = resolution // self.vae_scale_factor
         return self.latent_channels, size, size
 
@@ -140,6 +144,8 @@ class StableDiffusionTeacher:
                 output = unet(x.to(dtype), t, **conditioning.kwargs()).sample.float()
             else:
                 both = empty.expand(n).cat(conditioning)
-                output = guide(*unet(torch.cat([x, x]).to(dtype), t, **both.kwargs()).sample.float().chunk(2), guidance_scale)
+                output = guide(
+                    *unet(torch.cat([x, x]).to(dtype), t, **both.kwargs()).sample.float().chunk(2), guidance_scale
+                )
             x = scheduler.step(output, t, x).prev_sample
         return x

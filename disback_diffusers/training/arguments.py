@@ -34,7 +34,8 @@ class DistillationArguments:
     )
     caption_column: str = flag("text", "Column of the prompts in .jsonl, .csv, .parquet or a Hub dataset.")
     cache_text_embeddings: Literal["off", "memory", "disk"] = flag(
-        "off", "Encode all prompts once, in advance, and free the text encoders; 'disk' is a file in the output folder."
+        "off",
+        "Encode all prompts once, in advance, and free the text encoders; 'disk' is a file in the output folder.",
     )
 
     # Run
@@ -61,7 +62,9 @@ class DistillationArguments:
     # Stage 1, degradation recording
     degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).")
     degradation_nodes: int = flag(7, "Nodes saved on the way.")
-    node_spacing: Literal["geometric", "uniform"] = flag("geometric", "Steps between nodes: doubling, or equal (paper).")
+    node_spacing: Literal["geometric", "uniform"] = flag(
+        "geometric", "Steps between nodes: doubling, or equal (paper)."
+    )
     degradation_learning_rate: float = flag(1e-4, "Learning rate of the degrading target.")
     degradation_path: str | None = flag(None, "Reuse a recorded path (a 'degradation' folder) and skip stage 1.")
 
@@ -84,7 +87,9 @@ class DistillationArguments:
     # Optimization
     learning_rate: float = flag(1e-4, "Learning rate of the student.")
     fake_score_learning_rate: float = flag(2e-4, "Learning rate of the fake score.")
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = flag("constant", "Schedule, stage 2.")
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = flag(
+        "constant", "Schedule, stage 2."
+    )
     lr_warmup_steps: int = flag(0, "Warm-up updates of the schedule.")
     adam_beta1: float = flag(0.9, "Adam's first beta.")
     adam_beta2: float = flag(0.999, "Adam's second beta.")

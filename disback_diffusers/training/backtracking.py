@@ -117,7 +117,9 @@ class DistributionBacktracking(Stage):
         weights["ema"] = {str(i): value for i, value in enumerate(self.student.ema.shadow_params)}
         for name, tensors in weights.items():
             tensors = {key: value.contiguous() for key, value in tensors.items()}
-            atomic_write(folder / f"{name}.safetensors", lambda temporary, tensors=tensors: save_file(tensors, temporary))
+            atomic_write(
+                folder / f"{name}.safetensors", lambda temporary, tensors=tensors: save_file(tensors, temporary)
+            )
         super().save(folder)
 
     def load(self, folder):

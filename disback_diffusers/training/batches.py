@@ -37,7 +37,9 @@ class BatchSource:
         proportion_empty (`float`): share of the prompts emptied in `score_conditioning`.
     """
 
-    def __init__(self, bank, latent_shape, timesteps, batch_size, proportion_empty, seed, rank=0, world=1, device="cpu"):
+    def __init__(
+        self, bank, latent_shape, timesteps, batch_size, proportion_empty, seed, rank=0, world=1, device="cpu"
+    ):
         self.bank, self.latent_shape, self.timesteps, self.batch_size = bank, latent_shape, timesteps, batch_size
         self.proportion_empty, self.seed, self.rank, self.world = proportion_empty, seed, rank, world
         self.device = device

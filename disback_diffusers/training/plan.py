@@ -25,7 +25,9 @@ def plan(args, teacher, n_prompts, accelerator):
     optimizer = 2 if args.use_8bit_adam else 8  # bytes a parameter of Adam's two moments
     memory = {
         "base, frozen": base * base_bytes,
-        "adapters (target, fake" + (", student)" if args.student == "lora" else ")"): lora * 4 * (3 if args.student == "lora" else 2),
+        "adapters (target, fake" + (", student)" if args.student == "lora" else ")"): lora
+        * 4
+        * (3 if args.student == "lora" else 2),
         "student UNet": base * 4 if args.student == "full" else 0,
         "EMA": trained * 4,
         "gradients": (trained + lora) * 4,
@@ -39,7 +41,9 @@ def plan(args, teacher, n_prompts, accelerator):
     yield f"student            {args.student}, timestep {args.conditioning_timestep}, {teacher.latent_shape(args.resolution)} latents"
     yield f"prompts            {n_prompts:,}; {samples} samples an update"
     if nodes or args.fake_score_init == "fit":
-        reused = f"reused from {args.degradation_path}" if args.degradation_path else f"{args.degradation_steps} updates"
+        reused = (
+            f"reused from {args.degradation_path}" if args.degradation_path else f"{args.degradation_steps} updates"
+        )
         yield f"stage 1            {reused}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"
     yield f"stage 2            {args.max_train_steps} updates of {5 + guided + 2 * (args.fake_score_updates_per_step - 1)} UNet forwards a sample"
     for part, size in memory.items():

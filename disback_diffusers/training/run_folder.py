@@ -19,7 +19,15 @@ ARGUMENTS = "arguments.yaml"
 LOG = "log.jsonl"
 STAGES = ("degradation", "backtracking")
 # What a run writes beside checkpoints; a folder that holds any of these without ARGUMENTS belongs to something else.
-OUTPUTS = (LOG, "README.md", "disback_config.json", "pytorch_lora_weights.safetensors", "unet", "degradation", "samples")
+OUTPUTS = (
+    LOG,
+    "README.md",
+    "disback_config.json",
+    "pytorch_lora_weights.safetensors",
+    "unet",
+    "degradation",
+    "samples",
+)
 # Settings that do not shape the result: they may differ when a run is resumed.
 FREE = {"output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "report_to",
         "logging_dir", "validation_prompts", "validation_steps", "push_to_hub", "hub_model_id", "dry_run",

@@ -81,7 +81,9 @@ def _check_xformers(args):
 
 def _check_path_fits(path, args):
     if not path.complete:
-        raise UsageError(f"--degradation_path {args.degradation_path} was not recorded to its end: resume that run first.")
+        raise UsageError(
+            f"--degradation_path {args.degradation_path} was not recorded to its end: resume that run first."
+        )
     stretch = (len(path) - 2) * args.steps_per_node
     if stretch >= args.max_train_steps:
         raise UsageError(

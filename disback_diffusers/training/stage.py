@@ -46,7 +46,12 @@ class Stage:
 
     def __init__(self, context, total_steps):
         self.context, self.total_steps, self.step = context, total_steps, 0
-        self.args, self.roles, self.student, self.batches = context.args, context.roles, context.student, context.batches
+        self.args, self.roles, self.student, self.batches = (
+            context.args,
+            context.roles,
+            context.student,
+            context.batches,
+        )
         self.schedule, self.parts = context.teacher.schedule, context.args.gradient_accumulation_steps
         self.learners = {}
 
@@ -98,7 +103,12 @@ class Stage:
         for name, learner in self.learners.items():
             state = learner.state_dict()
             atomic_write(folder / f"learner_{name}.pt", lambda temporary, state=state: torch.save(state, temporary))
-        state = {"stage": self.name, "step": self.step, "processes": self.context.accelerator.num_processes, **self.state()}
+        state = {
+            "stage": self.name,
+            "step": self.step,
+            "processes": self.context.accelerator.num_processes,
+            **self.state(),
+        }
         text = json.dumps(state)
         atomic_write(folder / "state.json", lambda temporary: temporary.write_text(text))
 

@@ -65,7 +65,9 @@ class Trainer:
         stage.step = step
         self._report(stage, node, metrics, time.perf_counter() - start, bar)
         last = step == stage.total_steps
-        if stage.name == "backtracking" and (last or self.args.validation_steps and step % self.args.validation_steps == 0):
+        if stage.name == "backtracking" and (
+            last or self.args.validation_steps and step % self.args.validation_steps == 0
+        ):
             self.validate(step)
         if last or self._stop or step % self.args.checkpointing_steps == 0:
             saved = self.save(stage)
@@ -83,7 +85,9 @@ class Trainer:
 
     def _shared(self, metrics):
         """Metrics as numbers, averaged over the processes, so that all of them decide alike; likewise a signal."""
-        values = torch.stack([*(value.float() for value in metrics.values()), torch.tensor(float(self._stop)).to(self._device)])
+        values = torch.stack(
+            [*(value.float() for value in metrics.values()), torch.tensor(float(self._stop)).to(self._device)]
+        )
         if self.accelerator.num_processes > 1:
             values = self.accelerator.reduce(values, "mean")
         *numbers, stop = values.tolist()
@@ -108,7 +112,13 @@ class Trainer:
         bar.set_postfix({"node": node, **shown}, refresh=False)
         bar.update()
         if stage.step % self.args.logging_steps == 0 or stage.step == stage.total_steps:
-            record = {"stage": stage.name, "node": node, "step": stage.step, **metrics, "seconds_per_step": round(seconds, 4)}
+            record = {
+                "stage": stage.name,
+                "node": node,
+                "step": stage.step,
+                **metrics,
+                "seconds_per_step": round(seconds, 4),
+            }
             if self.context.is_main:
                 self.folder.log(record)
             values = {f"{stage.name}/{name}": value for name, value in metrics.items()}

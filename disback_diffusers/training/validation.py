@@ -38,7 +38,9 @@ class Validator:
     def __init__(self, context, prompts, conditioning, folder):
         self.context, self.prompts, self.conditioning, self.folder = context, prompts, conditioning, Path(folder)
         shape = context.batches.latent_shape
-        self.noise = torch.cat([torch.randn(1, *shape, generator=generator("validation", i)) for i in range(len(prompts))])
+        self.noise = torch.cat(
+            [torch.randn(1, *shape, generator=generator("validation", i)) for i in range(len(prompts))]
+        )
         self._teacher_images = None
 
     @torch.no_grad()

@@ -264,6 +264,12 @@ def test_timesteps_out_of_range(t):
         all_schedules()["scaled_linear"].add_noise(images(3), images(3), t)
 
 
+def test_an_unchecked_negative_timestep_does_not_wrap_around(monkeypatch):
+    monkeypatch.setattr(NoiseSchedule, "_check_range", lambda self, times: None)  # as on an accelerator
+    with pytest.raises(IndexError):
+        all_schedules()["scaled_linear"].add_noise(images(1), images(1), -1)
+
+
 @pytest.mark.parametrize("t", [0.001, 80.1, float("nan"), torch.tensor([1.0, 90.0, 1.0])])
 def test_sigmas_out_of_range(t):
     with pytest.raises(ValueError, match=r"0\.002 \.\. 80\.0"):

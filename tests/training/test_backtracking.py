@@ -1,0 +1,167 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+from pathlib import Path
+
+import pytest
+import torch
+from stepping import steps
+
+from disback_diffusers import DegradationPath
+from disback_diffusers.training.backtracking import DistributionBacktracking
+from disback_diffusers.training.degradation import DegradationRecording
+
+
+@pytest.fixture
+def walk(make_context, tmp_path):
+    """A function from settings to (context, path, stage 2 at its start), the path being recorded."""
+
+    def make(**settings):
+        context = make_context(**settings)
+        path = DegradationPath(Path(tmp_path / "path"), context.roles.fingerprint)
+        recording = DegradationRecording(context, path, context.args.degradation_nodes)
+        steps(recording, recording.total_steps)
+        path.load_into(context.roles, len(path) - 1, role="fake")
+        return context, path, DistributionBacktracking(context, path)
+
+    return make
+
+
+def snapshot(roles, name):
+    return {key: value.clone() for key, value in roles.state_dict(name).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_targets_are_the_nodes_from_last_but_one_to_the_teacher(walk):
+    context, path, stage = walk()
+    nodes = {}
+    for i in range(1, len(path)):
+        path.load_into(context.roles, i)
+        nodes[i] = snapshot(context.roles, "target")
+    seen = []
+
+    def watch(module, args, kwargs):
+        active = context.roles.active
+        if active == ("target",):
+            seen.append(next(i for i in nodes if same(nodes[i], snapshot(context.roles, "target"))))
+        elif active == ():
+            seen.append(0)
+
+    context.roles.unet.register_forward_pre_hook(watch, with_kwargs=True)
+    steps(stage, 8)
+    assert seen == [2, 2, 1, 1, 0, 0, 0, 0]
+    assert same(nodes[1], snapshot(context.roles, "target"))  # a node is never trained
+
+
+def test_one_iteration_is_six_forwards_of_work(walk):
+    """Student 1, fake 1 for both losses, guided target 2 in one batch, guided fake 1 more; backwards come on top."""
+    context, path, stage = walk(guidance_scale=2.0, fake_guidance_scale=1.5)
+    stage.start()
+    forwards = []
+
+    def watch(module, args, kwargs):
+        forwards.append((context.roles.active, len(args[0]), torch.is_grad_enabled()))
+
+    context.roles.unet.register_forward_pre_hook(watch, with_kwargs=True)
+    stage.train_step(1)
+    assert forwards == [
+        (("student",), 2, True),
+        (("fake",), 2, True),
+        (("fake",), 2, False),
+        (("target",), 4, False),
+    ]
+
+
+@pytest.mark.parametrize("student", ["lora", "full"])
+def test_student_and_fake_learn_and_nothing_else_changes(walk, student):
+    context, path, stage = walk(student=student)
+    roles, base = context.roles, {k: v.clone() for k, v in context.roles.unet.state_dict().items() if "lora" not in k}
+    fake = snapshot(roles, "fake")
+    first = {k: v.clone() for k, v in context.student.state_dict().items()}
+    steps(stage, 4)
+    after = roles.unet.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in base.items())
+    assert not same(fake, snapshot(roles, "fake"))
+    trained = context.student.state_dict()
+    assert not all(torch.equal(first[key], trained[key]) for key in first)
+    assert not torch.equal(context.student.ema.shadow_params[-1], context.student.parameters()[-1])
+
+
+def test_without_backtracking_a_fake_score_that_is_the_teacher_moves_nothing(make_context):
+    context = make_context(no_backtracking=True, fake_score_learning_rate=1e-30)
+    first = {k: v.clone() for k, v in context.student.state_dict().items()}
+    stage = DistributionBacktracking(context, None)
+    history = steps(stage, 2)
+    assert [h["gap"] for h in history] == [0, 0] and stage.node == 0
+    assert same(first, context.student.state_dict())
+
+
+def test_the_student_is_drawn_to_the_teacher(make_context):
+    """A student that is off in one direction is led back: the score difference points the right way."""
+    context = make_context(no_backtracking=True, train_batch_size=16, learning_rate=1e-4, fake_score_learning_rate=3e-3)
+    context.roles.randomize("student", seed=3)
+    batch = context.batches.draw("check", 1, samples=64)
+
+    def offset():
+        with torch.no_grad():
+            x0 = context.student(batch.noise, batch.conditioning)
+            with context.roles():
+                teacher = context.teacher.sample(context.roles.unet, batch.noise, batch.conditioning, context.batches.empty, 10)
+        return (x0.mean(dim=(0, 2, 3)) - teacher.mean(dim=(0, 2, 3))).norm().item()
+
+    before = offset()
+    stage = DistributionBacktracking(context, None)
+    steps(stage, 40)
+    assert offset() < before
+
+
+def test_further_updates_of_the_fake_score(make_context):
+    one, three = (make_context(no_backtracking=True, fake_score_updates_per_step=k) for k in (1, 3))
+    for context in (one, three):
+        steps(DistributionBacktracking(context, None), 1)
+    assert not same(snapshot(one.roles, "fake"), snapshot(three.roles, "fake"))
+    stage = DistributionBacktracking(three, None)
+    steps(stage, 1)
+    count = {name: next(iter(learner.optimizer.state.values()))["step"].item() for name, learner in stage.learners.items()}
+    assert count == {"student": 1, "fake": 3}
+
+
+def test_accumulated_batches_make_one_update_of_their_mean_gradient(make_context):
+    """Two parts of two samples are one batch of four, as long as both draw the same; so compare by gradient norm."""
+    context = make_context(no_backtracking=True, gradient_accumulation_steps=2, fake_score_init="random")
+    context.roles.randomize("fake", seed=1)
+    stage = DistributionBacktracking(context, None)
+    parts = []
+    for part in (0, 1):
+        stage._student_and_fake_losses(1, part)
+        parts.append([p.grad.clone() for p in stage.student_learner.parameters])
+        for p in (*stage.student_learner.parameters, *stage.fake_learner.parameters):
+            p.grad = None
+    expected = torch.cat([(a + b).flatten() for a, b in zip(*parts)]).norm()  # each is already divided by 2
+    metrics = stage.train_step(1)
+    assert metrics["grad_norm_student"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_guidance_is_applied_to_each_score_with_its_own_scale(walk):
+    context, path, stage = walk()
+    batch = context.batches.draw("check", 1)
+    x_t = context.teacher.schedule.add_noise(torch.zeros_like(batch.noise), batch.epsilon, batch.t)
+    conditional, empty = (
+        context.teacher.schedule.to_x0(stage.forward("fake", x_t, batch.t, c), x_t, batch.t)
+        for c in (batch.score_conditioning, context.batches.empty.expand(2))
+    )
+    guided = stage.guided_x0("fake", x_t, batch, 2.5)
+    torch.testing.assert_close(guided, empty + 2.5 * (conditional - empty), rtol=1e-4, atol=1e-4)
+
+
+def test_roles_share_rank_and_start_as_the_teacher(make_context):
+    context = make_context(lora_target_modules=["attention"])
+    roles = context.roles
+    assert roles.names == ("target", "fake", "student")
+    assert {key.split(".lora")[0].split(".")[-1] for key in roles.state_dict("fake")} == {"to_q", "to_k", "to_v", "0"}
+    batch = context.batches.draw("check", 1)
+    stage = DistributionBacktracking(context, None)
+    teacher = stage.forward(None, batch.noise, batch.t, batch.conditioning)
+    for name in roles.names:
+        torch.testing.assert_close(stage.forward(name, batch.noise, batch.t, batch.conditioning), teacher)

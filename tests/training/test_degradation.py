@@ -1,0 +1,94 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from stepping import steps
+
+from disback_diffusers import DegradationPath
+from disback_diffusers.errors import UsageError
+from disback_diffusers.training.degradation import DegradationRecording
+from disback_diffusers.training.path import node_steps
+
+
+def record(context, folder, nodes=3, n=None):
+    path = DegradationPath(Path(folder), context.roles.fingerprint)
+    stage = DegradationRecording(context, path, nodes)
+    history = steps(stage, n or stage.total_steps)
+    stage.finish()
+    return path, stage, history
+
+
+def test_target_learns_the_untrained_student_and_nodes_keep_it(make_context, tmp_path):
+    context = make_context(degradation_steps=30, train_batch_size=8, degradation_learning_rate=3e-3)
+    path, stage, history = record(context, tmp_path / "path")
+    losses = [node.student_loss for node in path.nodes]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
+    assert history[-1]["loss_target"] < history[0]["loss_target"]
+    # what the last file holds is what the manifest measured
+    fresh = make_context(degradation_steps=30, train_batch_size=8)
+    loaded = DegradationPath.load(tmp_path / "path", base=fresh.roles)
+    loaded.load_into(fresh.roles, 3)
+    probe = DegradationRecording(fresh, loaded, 3).probe("target")
+    assert probe["student_loss"] == pytest.approx(losses[-1], rel=1e-5)
+
+
+def test_only_the_target_is_trained(make_context, tmp_path):
+    context = make_context()
+    before = {name: {k: v.clone() for k, v in context.roles.state_dict(name).items()} for name in context.roles.names}
+    base = {k: v.clone() for k, v in context.roles.unet.state_dict().items() if ".lora_" not in k}
+    record(context, tmp_path / "path")
+    for name in ("fake", "student"):
+        assert all(torch.equal(v, before[name][k]) for k, v in context.roles.state_dict(name).items())
+    assert not all(torch.equal(v, before["target"][k]) for k, v in context.roles.state_dict("target").items())
+    after = context.roles.unet.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in base.items())
+
+
+def test_manifest_and_loading(make_context, tmp_path):
+    context = make_context()
+    path, stage, history = record(context, tmp_path / "path")
+    manifest = json.loads((tmp_path / "path" / "manifest.json").read_text())
+    assert [node["step"] for node in manifest["nodes"]] == [0, 2, 4, 8] and manifest["complete"]
+    assert manifest["nodes"][1]["loss"] == pytest.approx(sum(h["loss_target"] for h in history[:2]) / 2)
+    assert (tmp_path / "path" / "path.png").stat().st_size > 5000
+    loaded = DegradationPath.load(tmp_path / "path", base=context.roles)
+    assert len(loaded) == 4 and loaded.nodes[0].file is None and loaded.nodes == path.nodes
+    last = {k: v.clone() for k, v in context.roles.state_dict("target").items()}
+    loaded.load_into(context.roles, 1)
+    assert not all(torch.equal(v, last[k]) for k, v in context.roles.state_dict("target").items())
+    loaded.load_into(context.roles, 3)
+    assert all(torch.equal(v, last[k]) for k, v in context.roles.state_dict("target").items())
+    loaded.load_into(context.roles, 0)  # the teacher: no change to any output
+    assert all(not v.any() for k, v in context.roles.state_dict("target").items() if "lora_B" in k)
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "other base", "no manifest", "broken manifest"])
+def test_a_damaged_path_is_refused_by_name(make_context, tmp_path, damage):
+    context = make_context(degradation_steps=2, degradation_nodes=1)
+    path, _, _ = record(context, tmp_path / "path", nodes=1)
+    file = tmp_path / "path" / path.nodes[1].file
+    expected, base = file.name, context.roles
+    if damage == "missing":
+        file.unlink()
+    elif damage == "changed":
+        file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    elif damage == "other base":
+        base, expected = "0" * 64, "another base"
+    else:
+        manifest = tmp_path / "path" / "manifest.json"
+        manifest.unlink() if damage == "no manifest" else manifest.write_text('{"format": 1')
+        expected = "manifest.json"
+    with pytest.raises(UsageError, match=expected):
+        DegradationPath.load(tmp_path / "path", base=base)
+
+
+def test_node_steps():
+    assert node_steps(200, 7, "geometric") == [3, 6, 12, 25, 50, 100, 200]
+    assert node_steps(200, 4, "uniform") == [50, 100, 150, 200]  # App. B.2
+    for spacing in ("geometric", "uniform"):
+        for steps_, nodes in ((1, 1), (5, 5), (10, 7), (1000, 10), (7, 6)):
+            found = node_steps(steps_, nodes, spacing)
+            assert len(found) == nodes and found[-1] == steps_ and found[0] >= 1
+            assert found == sorted(set(found))
