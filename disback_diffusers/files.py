@@ -40,10 +40,10 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
         if os.name == "posix":
             _sync(path.parent)  # the new name, too, survives a power cut
     except (OSError, SafetensorError, RuntimeError) as error:
-        if type(error) is not RuntimeError or any(words in str(error) for words in _TORCH_WRITE_ERRORS):
-            reason = " ".join(str(error).splitlines()[:1])
-            raise RunError(f"{path} cannot be written ({reason}): {_remedy(error)}") from error
-        raise
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TORCH_WRITE_ERRORS):
+            raise
+        reason = " ".join(str(error).splitlines()[:1])
+        raise RunError(f"{path} cannot be written ({reason}): {_remedy(error)}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -95,8 +95,6 @@ def save_student_lora(folder, state, lora_config):
     if strange or not state:
         raise ValueError(f"These are no keys of a PEFT LoRA: {strange[:3]}")
     config = lora_config if isinstance(lora_config, dict) else lora_config.to_dict()
-    # Sets have another order in every process: sorted, one student is one file, byte for byte.
-    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
     def write(temporary):

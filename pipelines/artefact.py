@@ -16,7 +16,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.repocard import metadata_load
-from safetensors import safe_open
 
 from disback_diffusers.errors import RunError, UsageError
 from disback_diffusers.hub import CARD_NAME, CONFIG_NAME, LORA_NAME, read_artefact_config
@@ -183,18 +182,18 @@ class Artefact:
         Raises:
             UsageError: not all of it fits, where diffusers would leave out the rest with a warning.
         """
-        file, problem = self.folder / LORA_NAME, None
+        problem = None
         try:
-            with safe_open(file, framework="pt") as opened:
-                stored = sum(not key.endswith(".alpha") for key in opened.keys())
-            pipe.load_lora_weights(str(self.folder), weight_name=LORA_NAME, adapter_name=ADAPTER)
+            state, alphas, metadata = pipe.lora_state_dict(
+                str(self.folder), weight_name=LORA_NAME, unet_config=pipe.unet.config, return_lora_metadata=True
+            )
+            # Not `load_lora_weights`, which would warn that there is none for the text encoder.
+            pipe.load_lora_into_unet(state, alphas, pipe.unet, adapter_name=ADAPTER, metadata=metadata, _pipeline=pipe)
+            loaded = sum(f".{ADAPTER}." in name for name, _ in pipe.unet.named_parameters())
+            if loaded != len(state):
+                problem = f"{loaded} of its {len(state)} tensors have a place there"
         except Exception as error:  # of four libraries, according to what does not fit
             problem = " ".join(str(error).split())[:300]
-        else:
-            models = (pipe.unet, pipe.text_encoder)
-            loaded = sum(f".{ADAPTER}." in name for model in models for name, _ in model.named_parameters())
-            if loaded != stored:
-                problem = f"{loaded} of its {stored} tensors have a place there"
         if problem:
             raise UsageError(
                 f"{self.source}/{LORA_NAME} does not fit the base model {base} ({problem}). "

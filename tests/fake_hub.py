@@ -135,7 +135,8 @@ class FakeHub:
             self.check_write(repo_id, token)
             names = [file["path"] for file in json.loads(body)["files"]]
             modes = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in names}
-            return _json({"files": [{"path": name, "uploadMode": mode} for name, mode in modes.items()]})
+            plan = [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
+            return _json({"files": plan})
         if verb == "commit":
             self.check_write(repo_id, token)
             return self.apply(repo_id, [json.loads(line) for line in body.splitlines()])

@@ -236,7 +236,7 @@ class NoiseSchedule:
 
     def _check_range(self, times):
         low, high = self.time_range
-        slack = 0 if self._alphas is not None else 1e-5  # sigma_min in float32 may lie just below sigma_min
+        slack = 0 if self._alphas is not None else 1e-5  # the ends, once rounded, may lie just outside
         if not bool(((times >= low * (1 - slack)) & (times <= high * (1 + slack))).all()):  # NaN fails too
             raise ValueError(f"t must lie in {low} .. {high}; got {times.tolist()}")
 

@@ -34,11 +34,16 @@ class StableDiffusionTeacher:
         self.variant = variant
         kind = self._config(DiffusionPipeline)["_class_name"]
         if kind != self.pipeline_class.__name__:
-            raise self._error(f"is a {kind}; this script distills a {self.pipeline_class.__name__}.")
+            raise self._error(
+                f"is a {kind}; this script distills a {self.pipeline_class.__name__}: take one, or the script for yours."
+            )
         self.unet_config = self._config(UNet2DConditionModel, "unet")
         self.vae_config = self._config(AutoencoderKL, "vae")
         self.scheduler_config = self._config(DDIMScheduler, "scheduler")
-        self.schedule = NoiseSchedule.from_scheduler(self.scheduler_config)
+        try:
+            self.schedule = NoiseSchedule.from_scheduler(self.scheduler_config)
+        except UsageError as error:
+            raise self._error(f"has a scheduler/ that this package cannot distill: {error}") from None
         self.latent_channels = self.unet_config["in_channels"]
         self.vae_scale_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
         if self.latent_channels != self.vae_config["latent_channels"]:
@@ -114,12 +119,16 @@ class StableDiffusionTeacher:
 
         return encode
 
-    @torch.no_grad()
-    def decode(self, latents):
-        """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU. The VAE visits the device only now."""
+    def load_vae(self):
+        """On the CPU; `decode` does it too, but a broken VAE should be told before the training and not after it."""
         if self._vae is None:
             load = AutoencoderKL.from_pretrained
             self._vae = self._load("vae/", load, subfolder="vae", variant=self.variant).requires_grad_(False)
+
+    @torch.no_grad()
+    def decode(self, latents):
+        """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU. The VAE visits the device only now."""
+        self.load_vae()
         self._vae.to(latents.device)
         scaled = latents.float() / self._vae.config.scaling_factor
         images = torch.cat([self._vae.decode(part).sample.cpu() for part in scaled.split(8)])

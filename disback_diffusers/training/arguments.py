@@ -2,6 +2,7 @@
 """The settings of a run: one dataclass behind the command line and the YAML presets."""
 
 import argparse
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -130,14 +131,16 @@ class DistillationArguments:
         positive = ("train_batch_size gradient_accumulation_steps lora_rank lora_alpha degradation_steps degradation_nodes "
                     "degradation_learning_rate max_train_steps steps_per_node fake_score_updates_per_step learning_rate "
                     "fake_score_learning_rate adam_epsilon max_grad_norm checkpointing_steps checkpoints_total_limit "
-                    "logging_steps resolution guidance_scale fake_guidance_scale").split()  # fmt: skip
+                    "logging_steps resolution guidance_scale fake_guidance_scale conditioning_timestep").split()  # fmt: skip
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not value > 0:  # also refuses NaN
-                raise UsageError(f"--{name} must be greater than 0, not {value}.")
-        for name in ("lr_warmup_steps", "validation_steps", "adam_weight_decay", "conditioning_timestep"):
-            if not getattr(self, name) >= 0:
+            if value is not None and not 0 < value < math.inf:  # also refuses NaN
+                raise UsageError(f"--{name} must be a number greater than 0, not {value}.")
+        for name in ("lr_warmup_steps", "validation_steps", "adam_weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"--{name} must be 0 or greater, not {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed must be at least 0 and below 2**32, not {self.seed}.")
         for name in ("adam_beta1", "adam_beta2", "ema_decay", "proportion_empty_prompts"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 0 and below 1, not {getattr(self, name)}.")
@@ -175,31 +178,40 @@ class DistillationArguments:
 
 def _read_config(file):
     """A YAML file of flag names and values, as command-line words."""
-    path = Path(file)
-    if not path.is_file():
-        raise UsageError(f"--config {file}: no such file.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"--config {file}: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter: no UTF-8, or a date that is none
         raise UsageError(f"--config {file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config {file}: expected lines of the form 'flag: value'.")
     known = {f.name for f in fields(DistillationArguments)}
-    for key in values:
-        if key not in known:
-            raise UsageError(f"--config {file}: unknown key '{key}'.")
     words = []
     for key, value in values.items():
-        if value is None or value == []:
-            continue
-        words.append(f"--{key}")
-        words += [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        if key not in known:
+            raise UsageError(f"--config {file}: unknown key '{key}'; --help lists them.")
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (dict, list)) for item in items):
+            raise UsageError(f"--config {file}: '{key}' must be one value or a list of values.")
+        if isinstance(value, list) and value:
+            words += [f"--{key}", *map(str, value)]
+        elif value is not None and value != []:
+            words.append(f"--{key}={value}")
     return words
 
 
-class _Parser(HfArgumentParser):
+class _OneLine:
     def error(self, message):
         raise UsageError(message)
+
+
+class _Parser(_OneLine, HfArgumentParser):
+    pass
+
+
+class _ConfigParser(_OneLine, argparse.ArgumentParser):
+    pass
 
 
 def parse_args(input_args=None, description=None, **defaults):
@@ -209,19 +221,19 @@ def parse_args(input_args=None, description=None, **defaults):
         UsageError: an unknown flag or key, or a value that cannot work.
     """
     words = list(sys.argv[1:] if input_args is None else input_args)
-    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config = _ConfigParser(add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     config, words = config.parse_known_args(words)
     parser = _Parser(DistillationArguments, description=description, allow_abbrev=False)
     parser.add_argument("--config", help="A YAML file with any of these flags; the command line wins.")
     parser.set_defaults(**defaults)
     from_file = _read_config(config.config) if config.config else []
-    if from_file:
-        try:
-            parser.parse_args_into_dataclasses(from_file, look_for_args_file=False)
-        except UsageError as error:
-            if "is required" not in str(error):
-                raise UsageError(f"--config {config.config}: {error}") from None
+    try:  # alone, so that a wrong value is blamed on the file
+        _, unknown = parser.parse_known_args(from_file)
+    except UsageError as error:
+        raise UsageError(f"--config {config.config}: {error}") from None
+    if unknown:
+        raise UsageError(f"--config {config.config}: '{unknown[0]}' is one value too many.")
     arguments, *_, unknown = parser.parse_args_into_dataclasses(
         [*from_file, *words], return_remaining_strings=True, look_for_args_file=False
     )

@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
+
 from .. import hub
 from ..errors import RunError, UsageError
 from .artefact import save_artefact
@@ -13,10 +15,14 @@ from .degradation import DegradationRecording
 from .path import DegradationPath
 from .plan import print_plan
 from .setup import build, prepare
-from .trainer import Interrupted, Trainer
+from .trainer import RESUME, Interrupted, Trainer
 
 
 logger = logging.getLogger(__name__)
+OUT_OF_MEMORY = (
+    "out of GPU memory: try a smaller --train_batch_size with more --gradient_accumulation_steps, --gradient_checkpointing, "
+    "--mixed_precision bf16, or a smaller --lora_rank."
+)
 
 
 def run_script(parse_args, teacher_class):
@@ -26,10 +32,36 @@ def run_script(parse_args, teacher_class):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         distill(parse_args(), teacher_class)
-    except (UsageError, RunError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 130 if isinstance(error, Interrupted) else 1
-    return 0
+        return 0
+    except UsageError as error:
+        return _tell(f"error: {error}", 2)
+    except Interrupted as error:
+        return _tell(error, 130)
+    except KeyboardInterrupt:
+        return _tell(f"Stopped at once. {RESUME}", 130)
+    except torch.OutOfMemoryError:
+        return _tell(f"error: {OUT_OF_MEMORY}", 1)
+    except RunError as error:
+        return _tell(f"error: {error}", 1)
+
+
+def _tell(message, code):
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    return code
+
+
+def resume(stage, checkpoint):
+    """Let a stage go on from a checkpoint. Raises a UsageError where that is damaged or of other data."""
+    try:
+        stage.load(checkpoint.folder)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever torch, safetensors and json say to a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{checkpoint.folder} is damaged ({reason}): delete it to go on from the one before."
+        ) from None
+    logger.info(f"Resumed from {checkpoint.folder}.")
 
 
 def distill(args, teacher_class):
@@ -60,8 +92,7 @@ def distill(args, teacher_class):
     path = stage_1(context, folder, trainer, checkpoint)
     backtracking = DistributionBacktracking(context, path if not args.no_backtracking else None)
     if checkpoint and checkpoint.stage_name == "backtracking":
-        backtracking.load(checkpoint.folder)
-        logger.info(f"Resumed from {checkpoint.folder}.")
+        resume(backtracking, checkpoint)
     trainer.run(backtracking)
 
     if accelerator.is_main_process:
@@ -101,8 +132,7 @@ def _record(context, folder, trainer, checkpoint):
         path = DegradationPath.load(where, base=context.roles)
     stage = DegradationRecording(context, path, 1 if context.args.no_backtracking else context.args.degradation_nodes)
     if checkpoint:
-        stage.load(checkpoint.folder)
-        logger.info(f"Resumed from {checkpoint.folder}.")
+        resume(stage, checkpoint)
     trainer.run(stage)
     context.accelerator.wait_for_everyone()
     return DegradationPath.load(where, base=context.roles)

@@ -46,19 +46,21 @@ class Learner:
         )
         name = args.lr_scheduler if schedule_steps else "constant"
         self.schedule = get_scheduler(name, optimizer, args.lr_warmup_steps if schedule_steps else 0, schedule_steps)
-        self.optimizer = accelerator.prepare_optimizer(optimizer)  # for fp16's gradient scaling
+        self.optimizer = optimizer
+        # One for each role: a scale that changes between two roles' steps would be wrong for the second.
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
 
     def backward(self, loss):
-        self.accelerator.backward(loss)
+        self.scaler.scale(loss).backward()
 
     def step(self):
         """One update with the accumulated gradients. Returns their norm before clipping, a scalar tensor."""
         if self.accelerator.num_processes > 1:
             self._average_gradients()
-        if self.accelerator.scaler is not None:
-            self.accelerator.unscale_gradients(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.parameters, self.max_grad_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.schedule.step()
         self.optimizer.zero_grad()
         return norm
@@ -76,8 +78,10 @@ class Learner:
                 bucket, size = [], 0
 
     def state_dict(self):
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        parts = {"optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state):
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])

@@ -18,6 +18,7 @@ from ..files import atomic_write
 ARGUMENTS = "arguments.yaml"
 LOG = "log.jsonl"
 STAGES = ("degradation", "backtracking")
+CHECKPOINT = re.compile(r"checkpoint-(degradation-)?(\d+)")
 # What a run writes beside checkpoints; a folder that holds any of these without ARGUMENTS belongs to something else.
 OUTPUTS = (
     LOG,
@@ -61,17 +62,17 @@ class RunFolder:
             UsageError: the folder holds another run (the first difference is named), a run that was not asked to go on,
                 or other files that a run would overwrite.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"--output_dir {self.folder} is a file.")
-        file = self.folder / ARGUMENTS
-        if not file.is_file():
-            for name in OUTPUTS:
-                if (self.folder / name).exists():
-                    raise UsageError(f"--output_dir {self.folder} holds {name}, but no run: choose another folder.")
+        try:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise UsageError(f"--output_dir {self.folder} is a file: choose a folder.")
+        except OSError as error:  # a name too long, no permission
+            raise UsageError(f"--output_dir {self.folder}: {error.strerror}.") from None
+        file, results = self.folder / ARGUMENTS, self._results()
+        if results and not file.is_file():
+            raise UsageError(f"--output_dir {self.folder} holds {results[0]}, but no run: choose another folder.")
+        if results in ([], [LOG]):  # of a run, the log alone is nothing to lose
             return
-        if not self._has_results():
-            return
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        before = self._settings_before(file)
         differ = [key for key in settings if key not in FREE and before.get(key) != settings[key]]
         if settings["lr_scheduler"] == before.get("lr_scheduler") == "constant" and "max_train_steps" in differ:
             differ.remove("max_train_steps")  # training longer, or less long, is the same run
@@ -87,8 +88,17 @@ class RunFolder:
                 "or choose another folder."
             )
 
-    def _has_results(self):
-        return bool(self.checkpoints()) or any((self.folder / name).exists() for name in OUTPUTS if name != LOG)
+    def _results(self):
+        """What a run, or something else, has left here, by name."""
+        checkpoints = [path.name for path in self.folder.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
+        return [name for name in OUTPUTS if (self.folder / name).exists()] + checkpoints
+
+    @staticmethod
+    def _settings_before(file):
+        try:
+            return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            raise UsageError(f"{file} is damaged: restore it, or choose another --output_dir.") from None
 
     def open(self, settings):
         """Make the folder, try whether it can be written to, and leave the settings in it."""
@@ -107,21 +117,33 @@ class RunFolder:
         """Complete checkpoints, from the first of stage 1 to the last of stage 2."""
         found = []
         for folder in self.folder.glob("checkpoint-*") if self.folder.is_dir() else ():
-            match = re.fullmatch(r"checkpoint-(degradation-)?(\d+)", folder.name)
+            match = CHECKPOINT.fullmatch(folder.name)
             if match and (folder / "state.json").is_file():
                 found.append(Checkpoint(0 if match[1] else 1, int(match[2]), folder))
         return sorted(found)
 
     def find(self, resume):
-        """The checkpoint that `--resume_from_checkpoint` names; None for "latest" of a run that has none yet."""
+        """The checkpoint that `--resume_from_checkpoint` names; None for "latest" of a run that has none yet.
+
+        Raises:
+            UsageError: there is no such checkpoint, or it is not the last one: the log would no longer tell how those after
+                it came about.
+        """
+        last = max(self.checkpoints(), default=None)
         if resume is None:
             return None
         if resume == "latest":
-            return max(self.checkpoints(), default=None)
-        for checkpoint in self.checkpoints():
-            if checkpoint.folder.resolve() in (Path(resume).resolve(), (self.folder / resume).resolve()):
-                return checkpoint
-        raise UsageError(f"--resume_from_checkpoint {resume}: no such checkpoint in {self.folder}.")
+            return last
+        wanted = {Path(resume).resolve(), (self.folder / resume).resolve()}
+        if not any(checkpoint.folder.resolve() in wanted for checkpoint in self.checkpoints()):
+            have = f"the last one is {last.folder}" if last else "there is none"
+            raise UsageError(f"--resume_from_checkpoint {resume}: no such checkpoint in {self.folder}; {have}.")
+        if last.folder.resolve() not in wanted:
+            raise UsageError(
+                f"--resume_from_checkpoint {resume} is not the last one, {last.folder}: give latest, or first delete those "
+                "after it."
+            )
+        return last
 
     def save(self, stage, step, write, total_limit=None):
         """A checkpoint that is there whole or not at all; then the oldest beyond the limit go.
@@ -136,7 +158,9 @@ class RunFolder:
             self._remove(self.folder / name)
             os.replace(temporary, self.folder / name)
         except OSError as error:
-            raise RunError(f"{self.folder / name} could not be written: {error.strerror}. Free some space.") from None
+            raise RunError(
+                f"{self.folder / name} cannot be written ({error.strerror}): free some space and resume."
+            ) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         if total_limit:
@@ -145,9 +169,16 @@ class RunFolder:
         return self.folder / name
 
     def clean(self):
-        """Remove what a killed process left half-written."""
-        for folder in self.folder.glob(".checkpoint-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove what a killed process left half-written or half-removed."""
+        for folder in self.folder.glob("checkpoint-*"):
+            if CHECKPOINT.fullmatch(folder.name) and not (folder / "state.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+        for pattern in (".checkpoint-*", ".unet-*"):
+            for folder in self.folder.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
+        for pattern in (".*.tmp", "*/.*.tmp"):
+            for file in self.folder.glob(pattern):
+                file.unlink()
 
     @staticmethod
     def _remove(folder):
@@ -162,7 +193,7 @@ class RunFolder:
             with open(self.folder / LOG, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise RunError(f"{self.folder / LOG} cannot be written: {error.strerror}. Free some space.") from None
+            raise RunError(f"{self.folder / LOG} cannot be written ({error.strerror}): free some space and resume.") from None
 
     def rewind_log(self, stage, step):
         """Drop the lines after this step, and a line that a kill left unfinished; they will be logged again."""

@@ -84,6 +84,12 @@ def _check_path_fits(path, args):
         raise UsageError(
             f"--degradation_path {args.degradation_path} was not recorded to its end: resume that run first."
         )
+    timestep = path.settings.get("conditioning_timestep")
+    if timestep != args.conditioning_timestep:
+        raise UsageError(
+            f"--degradation_path {args.degradation_path} leads to a student of --conditioning_timestep {timestep}, here it is "
+            f"{args.conditioning_timestep}: set that one, or record a path."
+        )
     stretch = (len(path) - 2) * args.steps_per_node
     if stretch >= args.max_train_steps:
         raise UsageError(
@@ -118,6 +124,8 @@ def build(args, teacher, prompts, accelerator, folder):
     if args.cache_text_embeddings != "off":
         bank.encode = encode = None  # the text encoder's memory is free again
 
+    if accelerator.is_main_process:
+        teacher.load_vae()
     unet = teacher.load_unet(dtype).to(device)
     student_unet = teacher.load_unet().to(device).requires_grad_(True) if args.student == "full" else None
     roles = make_roles(args, unet)

@@ -1,8 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What both stages share: forwards through roles, learners, and saving and loading their state."""
 
+import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from accelerate import Accelerator
@@ -103,27 +105,31 @@ class Stage:
         for name, learner in self.learners.items():
             state = learner.state_dict()
             atomic_write(folder / f"learner_{name}.pt", lambda temporary, state=state: torch.save(state, temporary))
-        state = {
-            "stage": self.name,
-            "step": self.step,
-            "processes": self.context.accelerator.num_processes,
-            **self.state(),
-        }
-        text = json.dumps(state)
+        text = json.dumps({"stage": self.name, "step": self.step, **self._data, **self.state()})
         atomic_write(folder / "state.json", lambda temporary: temporary.write_text(text))
 
     def load(self, folder):
-        try:
-            state = json.loads((folder / "state.json").read_text())
-            for name, learner in self.learners.items():
-                file = folder / f"learner_{name}.pt"
-                learner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        except Exception as error:
-            raise UsageError(f"{folder} is no readable checkpoint: {' '.join(str(error).split())[:200]}") from None
-        if state["processes"] != self.context.accelerator.num_processes:
-            raise UsageError(
-                f"{folder} was saved by {state['processes']} processes, these are {self.context.accelerator.num_processes}: "
-                "a resumed run would see other data. Start as many."
-            )
+        """Read what `save` wrote; raises UsageError for a run that saw other data, and anything for a damaged file."""
+        state = json.loads((folder / "state.json").read_text())
+        self._check_data(folder, state)
+        for name, learner in self.learners.items():
+            file = folder / f"learner_{name}.pt"
+            learner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         self.step = state["step"]
         self.load_state(state)
+
+    @cached_property
+    def _data(self):
+        """What decides, with the settings, which data each step sees."""
+        prompts = hashlib.sha256(json.dumps(self.batches.bank.prompts).encode()).hexdigest()
+        return {"processes": self.context.accelerator.num_processes, "prompts": prompts}
+
+    def _check_data(self, folder, state):
+        before, now = state["processes"], self._data["processes"]
+        if before != now:
+            raise UsageError(
+                f"{folder} was saved by {before} processes, these are {now}: a resumed run would see other data. Start as "
+                "many."
+            )
+        if state["prompts"] != self._data["prompts"]:
+            raise UsageError(f"{folder} was trained on other prompts than --prompt_dataset has now: restore that.")

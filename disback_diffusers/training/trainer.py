@@ -2,6 +2,7 @@
 """The loop around a stage: progress, log, samples, checkpoints, and stopping in good order."""
 
 import math
+import os
 import signal
 import time
 
@@ -10,6 +11,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ..errors import RunError
+
+
+RESUME = "To go on, give the same command with --resume_from_checkpoint latest."
 
 
 class Interrupted(RunError):
@@ -28,7 +32,8 @@ class Trainer:
     def __init__(self, context, folder, validator):
         self.context, self.folder, self.validator = context, folder, validator
         self.args, self.accelerator = context.args, context.accelerator
-        self._stop = False
+        self._signalled = False  # this process was told to stop
+        self._stop = False  # all processes agreed to
 
     def run(self, stage):
         """From where the stage stands to its end.
@@ -65,29 +70,25 @@ class Trainer:
         stage.step = step
         self._report(stage, node, metrics, time.perf_counter() - start, bar)
         last = step == stage.total_steps
-        if stage.name == "backtracking" and (
-            last or self.args.validation_steps and step % self.args.validation_steps == 0
-        ):
-            self.validate(step)
         if last or self._stop or step % self.args.checkpointing_steps == 0:
             saved = self.save(stage)
+        drawn = self.args.validation_steps and step % self.args.validation_steps == 0
+        if stage.name == "backtracking" and (last or drawn):
+            self.validate(step)
         if self._stop and not last:
-            raise Interrupted(
-                f"Stopped at {stage.name} step {step}; {saved} is saved. To go on, give the same command with "
-                "--resume_from_checkpoint latest."
-            )
+            raise Interrupted(f"Stopped at {stage.name} step {step}; {saved} is saved. {RESUME}")
 
     def _on_signal(self, number, frame):
-        if self._stop:
-            raise KeyboardInterrupt  # the second time, at once
-        self._stop = True
-        tqdm.write("Stopping after this step; once more to stop at once, without a checkpoint.")
+        if self._signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C: at once
+        self._signalled = True
+        if self.context.is_main:
+            os.write(2, b"\nStopping after this step; Ctrl-C stops at once, without a checkpoint.\n")  # safe in here
 
     def _shared(self, metrics):
         """Metrics as numbers, averaged over the processes, so that all of them decide alike; likewise a signal."""
-        values = torch.stack(
-            [*(value.float() for value in metrics.values()), torch.tensor(float(self._stop)).to(self._device)]
-        )
+        stop = torch.tensor(float(self._signalled)).to(self._device)
+        values = torch.stack([*(value.float() for value in metrics.values()), stop])
         if self.accelerator.num_processes > 1:
             values = self.accelerator.reduce(values, "mean")
         *numbers, stop = values.tolist()
@@ -100,11 +101,13 @@ class Trainer:
 
     def _check(self, stage, step, node, metrics):
         for name, value in metrics.items():
-            if not math.isfinite(value) and not (name.startswith("grad_norm") and self.accelerator.scaler is not None):
-                last = self.folder.find("latest")
-                kept = f"{last.folder} is the last checkpoint" if last else "there is no checkpoint yet"
+            skipped = name.startswith("grad_norm") and self.accelerator.mixed_precision == "fp16"  # by the gradient scaler
+            if not math.isfinite(value) and not skipped:
+                path = stage.path if stage.name == "backtracking" else None
+                reuse = f", with --degradation_path {path.folder}" if path else ""
                 raise RunError(
-                    f"{name} is {value} at {stage.name} step {step}, node {node}; {kept}. Lower the learning rates, or use bf16."
+                    f"{name} is {value} at {stage.name} step {step}, node {node}: start again in another --output_dir{reuse}, "
+                    "with lower learning rates, or with bf16 instead of fp16."
                 )
 
     def _report(self, stage, node, metrics, seconds, bar):

@@ -45,6 +45,7 @@ def test_a_saved_role_comes_back_bit_for_bit(tmp_path):
     assert equal(other.state_dict("target"), roles.state_dict("student"))
 
 
+FEW = ["to_k", "conv1"]
 KEY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight"
 DAMAGES = {
     "missing": (lambda state, _: state.pop(KEY), f"lacks the tensor {KEY}"),
@@ -69,7 +70,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_file_that_does_not_fit_is_refused(tmp_path, kind):
-    roles, file = build("fake", "target"), tmp_path / "node.safetensors"
+    roles, file = build("fake", "target", targets=FEW), tmp_path / "node.safetensors"
     roles.save("fake", file)
     with safe_open(file, "pt") as opened:
         state, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()
@@ -89,13 +90,13 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, kind):
 )
 def test_a_file_of_another_lora_is_refused(tmp_path, lora, words):
     file = tmp_path / "node.safetensors"
-    build("fake", **lora).save("fake", file)
-    expect_refusal(build("target"), file, words)
+    build("fake", **{"targets": FEW, **lora}).save("fake", file)
+    expect_refusal(build("target", targets=FEW), file, words)
 
 
 @pytest.mark.parametrize("kind", ["truncated", "header only", "garbage", "empty", "pickle", "absent", "folder"])
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path, kind):
-    roles, file = build("target"), tmp_path / "node.safetensors"
+    roles, file = build("target", targets=FEW), tmp_path / "node.safetensors"
     roles.save("target", file)
     content = file.read_bytes()
     file.unlink()

@@ -1,0 +1,180 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Runs of `train_disback_sd.py`: in processes of their own, ended by a signal at an exact moment, and compared.
+
+    run = start([*words, "--output_dir", "out"], Trap("open", r"log.jsonl a", 3))     # SIGKILL before the third line
+    assert run.wait() == -signal.SIGKILL
+
+The processes are forked from one that has imported everything, which spares seconds of each.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train_disback_sd.py"
+# Stage 1: nodes after 2, 3 and 6 updates; stage 2: two updates at node 2, two at node 1, four at the teacher.
+QUICK = ("--degradation_steps 6 --degradation_nodes 3 --steps_per_node 2 --max_train_steps 8 --checkpointing_steps 2 "
+         "--lora_rank 2 --lora_target_modules to_q to_v conv1 --train_batch_size 2 --learning_rate 1e-3 "
+         "--fake_score_learning_rate 1e-3 --degradation_learning_rate 1e-3 --ema_decay 0.5 --validation_steps 0 "
+         "--validation_prompts cat").split()  # fmt: skip
+PROMPTS = "a red cat\na blue dog\na photo of the circle\nthe square\non a red square\n"
+
+
+@dataclass
+class Trap:
+    """Sends its own process a signal at the `nth` audit event of this kind whose path matches.
+
+    Events: "open" (path and mode, such as "log.jsonl a"), "os.rename" (the new path), "shutil.rmtree" (the path). What the
+    event announces has not happened yet.
+    """
+
+    event: str
+    pattern: str
+    nth: int = 1
+    signal: int = signal.SIGKILL
+    seen: int = 0
+
+    def __call__(self, event, values):
+        if event != self.event:
+            return
+        path = str(values[1]) if event == "os.rename" else str(values[0])
+        if re.search(self.pattern, f"{path} {values[1]}" if event == "open" else path):
+            self.seen += 1
+            if self.seen == self.nth:
+                self.act()
+
+    def act(self):
+        os.kill(os.getpid(), self.signal)
+
+
+@dataclass
+class FileLimit(Trap):
+    """From that moment on no file can grow beyond `size` bytes, as on a disk that is nearly full."""
+
+    size: int = 0
+
+    def act(self):
+        limit_files(self.size)
+
+
+def limit_files(size):
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@dataclass
+class Run:
+    process: multiprocessing.Process
+    log: Path = field(repr=False)
+
+    def wait(self, timeout=600):
+        """The exit code; minus the number of the signal that ended the process."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(self.output)
+        return self.process.exitcode
+
+    @property
+    def output(self):
+        """What it printed on stdout and stderr."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def told(self):
+        """The lines by which the script itself told why it ended."""
+        return [line for line in self.output.splitlines() if line.startswith(f"{SCRIPT.name}: ")]
+
+
+def start(words, *traps, **environment):
+    """Start the script with these words in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["disback_diffusers.training.distill", "matplotlib.figure"])
+    file = Path(tempfile.mkstemp(suffix=".log", dir=Path(words[words.index("--output_dir") + 1]).parent)[1])
+    process = context.Process(target=_main, args=(list(map(str, words)), file, traps, environment))
+    process.start()
+    return Run(process, file)
+
+
+def _main(words, log, traps, environment):
+    from disback_diffusers.models.teachers import StableDiffusionTeacher
+    from disback_diffusers.training.arguments import parse_args
+    from disback_diffusers.training.distill import run_script
+
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
+    os.environ.update(environment)
+    sys.argv = [str(SCRIPT)]
+    for trap in traps:
+        sys.addaudithook(trap)
+    sys.exit(run_script(lambda: parse_args(words), StableDiffusionTeacher))
+
+
+def start_pair(words, *traps):
+    """The same on two processes that train together on the CPU; the traps are for the first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared["ACCELERATE_USE_CPU"] = "true"
+    return [start(words, *traps[: len(traps) * (1 - rank)], RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def result(folder):
+    """All that a run has computed, by name: tensors, and the numbers of its log, manifest and last state."""
+    folder = Path(folder)
+    found = {"log": [without(line, "seconds_per_step") for line in log(folder)]}
+    last = max(folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))
+    for file in [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"), *last.glob("*.pt")]:
+        if file.parent.parent == folder and "checkpoint" in file.parent.name and file.parent != last:
+            continue
+        tensors = torch.load(file, weights_only=True) if file.suffix == ".pt" else load_file(file)
+        found.update(_flat(tensors, str(file.relative_to(folder))))
+    found["state"] = json.loads((last / "state.json").read_text())
+    if (folder / "degradation").is_dir():
+        manifest = json.loads((folder / "degradation" / "manifest.json").read_text())
+        manifest["nodes"] = [without(node, "sha256") for node in manifest["nodes"]]  # metadata have no fixed order
+        found["manifest"] = manifest
+    return found
+
+
+def log(folder):
+    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+
+
+def without(values, key):
+    return {name: value for name, value in values.items() if name != key}
+
+
+def _flat(value, name):
+    if isinstance(value, dict):
+        parts = {f"{name}/{key}": part for key, part in value.items()}
+    elif isinstance(value, (list, tuple)):
+        parts = {f"{name}/{i}": part for i, part in enumerate(value)}
+    else:
+        return {name: value}
+    return {key: leaf for path, part in parts.items() for key, leaf in _flat(part, path).items()}
+
+
+def differences(ours, theirs):
+    """Names of what is not the same in two results, bit by bit."""
+    def same(a, b):
+        return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+
+    names = sorted({*ours, *theirs})
+    return [name for name in names if name not in ours or name not in theirs or not same(ours[name], theirs[name])]

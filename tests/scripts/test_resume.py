@@ -1,0 +1,161 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""A run that was killed or stopped at any moment and resumed ends bit by bit where an uninterrupted one does."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from script_runs import PROMPTS, QUICK, SCRIPT, Trap, differences, log, result, start, start_pair
+
+
+LATEST = ("--resume_from_checkpoint", "latest")
+
+
+@pytest.fixture(scope="module")
+def words(sd_folder, tmp_path_factory):
+    """The command line of a quick run but for --output_dir."""
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text(PROMPTS)
+    return ["--pretrained_teacher_model", str(sd_folder), "--prompt_dataset", str(prompts), *QUICK]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(words, tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    finish([*words, "--output_dir", str(folder)])
+    return folder
+
+
+def finish(words):
+    run = start(words)
+    assert run.wait() == 0, run.output
+    return run
+
+
+def killed(words, *trap):
+    run = start(words, Trap(*trap))
+    assert run.wait() == -signal.SIGKILL, run.output
+
+
+def names(folder, pattern="checkpoint-*"):
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def leftovers(folder):
+    return [path for path in folder.rglob(".*")]
+
+
+def test_killed_at_every_kind_of_moment(words, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    words = [*words, "--output_dir", str(out), "--checkpoints_total_limit", "2", *LATEST]
+
+    killed(words, "open", "log.jsonl a", 2)  # stage 1, before the first checkpoint
+    assert names(out) == []
+    killed(words, "open", "log.jsonl a", 3)  # stage 1, after the node of step 3 was saved and before its checkpoint
+    assert names(out) == ["checkpoint-degradation-2"] and names(out, "degradation/*.safetensors")[-1:] == ["000003.safetensors"]
+    killed(words, "os.rename", r"\.checkpoint-degradation-4.*state.json")  # a checkpoint is half-written
+    assert names(out, ".checkpoint-*") and names(out) == ["checkpoint-degradation-2"]
+    killed(words, "open", "log.jsonl a", 4 + 2)  # stage 2, at its first switch of nodes
+    assert names(out) == ["checkpoint-degradation-4", "checkpoint-degradation-6"]
+    killed(words, "os.rename", "run/checkpoint-4$")  # a checkpoint is written, but does not have its name yet
+    assert names(out) == ["checkpoint-2", "checkpoint-degradation-6"]
+    killed(words, "shutil.rmtree", "run/checkpoint-2$")  # an old checkpoint is half-removed, 6 was saved
+    assert names(out) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert not (out / "checkpoint-2" / "state.json").exists()
+    killed(words, "os.rename", "disback_config.json")  # the result is half-written
+    assert (out / "pytorch_lora_weights.safetensors").exists() and not (out / "disback_config.json").exists()
+    finish(words)
+
+    assert differences(result(out), result(uninterrupted)) == []
+    assert [(line["stage"], line["step"]) for line in log(out)] == [
+        *[("degradation", step) for step in range(1, 7)],
+        *[("backtracking", step) for step in range(1, 9)],
+    ]
+    assert names(out) == ["checkpoint-6", "checkpoint-8"] and leftovers(out) == []
+
+
+def test_a_full_student_with_accumulation_a_schedule_guidance_and_cached_embeddings(words, tmp_path):
+    settings = ("--student full --gradient_accumulation_steps 2 --train_batch_size 1 --lr_scheduler cosine --lr_warmup_steps 2 "
+                "--cache_text_embeddings disk --fake_score_updates_per_step 2 --guidance_scale 2").split()  # fmt: skip
+    whole, out = [*words, *settings, "--output_dir", str(tmp_path / "whole")], tmp_path / "run"
+    finish(whole)
+    words = [*words, *settings, "--output_dir", str(out), *LATEST]
+    killed(words, "open", "log.jsonl a", 3)
+    killed(words, "open", "log.jsonl a", 4 + 5)
+    killed(words, "os.rename", "run/unet$")
+    finish(words)
+    assert differences(result(out), result(tmp_path / "whole")) == [] and leftovers(out) == []
+    assert any(name.startswith("unet/") for name in result(out))
+
+
+def test_adaptive_switching_on_a_given_path(words, uninterrupted, tmp_path):
+    settings = ("--node_switching adaptive --steps_per_node 25 --max_train_steps 52 --checkpointing_steps 16 "
+                f"--train_batch_size 1 --degradation_path {uninterrupted}").split()  # fmt: skip
+    finish([*words, *settings, "--output_dir", str(tmp_path / "whole")])
+    words = [*words, *settings, "--output_dir", str(tmp_path / "run"), *LATEST]
+    killed(words, "open", "log.jsonl a", 19)
+    finish(words)
+    assert differences(result(tmp_path / "run"), result(tmp_path / "whole")) == []
+    nodes = [line["node"] for line in log(tmp_path / "whole")]
+    assert nodes.count(2) < 25 and nodes[-1] == 0  # it did adapt
+
+
+def test_ctrl_c_and_sigterm_save_a_checkpoint_and_say_how_to_go_on(words, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    words = [*words, "--output_dir", str(out)]
+    early = Trap("os.rename", "arguments.yaml", signal=signal.SIGINT)
+    first = Trap("open", "log.jsonl a", 3, signal.SIGINT)
+    second = Trap("os.rename", r"\.checkpoint-degradation-3.*state.json", signal=signal.SIGINT)
+    term = Trap("open", "log.jsonl a", 3 + 3, signal.SIGTERM)
+    stops = [([early], "Stopped at once", []), ([first, second], "Stopped at once", ["checkpoint-degradation-2"]),
+             ([first], "degradation step 5", ["checkpoint-degradation-2", "checkpoint-degradation-4", "checkpoint-degradation-5"]),
+             ([term], "backtracking step 5", None)]  # fmt: skip
+    for traps, expected, checkpoints in stops:
+        run = start([*words, *LATEST], *traps)
+        assert run.wait() == 130, run.output
+        (line,) = run.told
+        assert expected in line and "--resume_from_checkpoint latest" in line and "Traceback" not in run.output
+        assert checkpoints is None or names(out) == checkpoints
+        assert leftovers(out) == []
+    assert "checkpoint-5" in names(out)
+    finish([*words, *LATEST])
+    assert differences(result(out), result(uninterrupted)) == []
+
+
+def test_resuming_a_finished_run_changes_nothing(words, uninterrupted):
+    before = result(uninterrupted)
+    finish([*words, "--output_dir", str(uninterrupted), *LATEST])
+    assert differences(result(uninterrupted), before) == []
+
+
+def launch(words, *options):
+    """`accelerate launch` as users call it."""
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options, str(SCRIPT), *words]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr
+
+
+def test_accelerate_launch(words, uninterrupted, tmp_path):
+    launch([*words, "--output_dir", str(tmp_path / "run")], "--num_processes", "1", "--cpu")
+    assert differences(result(tmp_path / "run"), result(uninterrupted)) == []
+
+
+def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
+    words = [*words, "--train_batch_size", "1", "--output_dir"]
+    launch([*words, str(tmp_path / "whole")], "--num_processes", "2", "--multi_gpu", "--main_process_port", "0")
+    words = [*words, str(tmp_path / "run"), *LATEST]
+    main, other = start_pair(words, Trap("open", "log.jsonl a", 6 + 5))
+    assert main.wait() == -signal.SIGKILL, main.output
+    other.process.kill()
+    for run in start_pair(words):
+        assert run.wait() == 0, run.output
+    ours = result(tmp_path / "run")
+    assert differences(ours, result(tmp_path / "whole")) == [] and ours["state"]["processes"] == 2
+    name = next(name for name in ours if name.startswith("pytorch_lora_weights"))
+    assert name in differences(ours, result(uninterrupted))  # one process of twice the batch draws other noise
+    alone = start(words)
+    assert alone.wait() == 2 and "processes" in alone.told[0]

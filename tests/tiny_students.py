@@ -1,0 +1,55 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Students of a tiny teacher as a training run leaves them: each of the three kinds, with the same random weights."""
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from disback_diffusers.hub import save_student_lora, save_student_unet, write_artefact_config
+from disback_diffusers.models.roles import ALL_TARGETS, Roles
+from disback_diffusers.pipelines import DisBackPipeline
+
+
+TIMESTEP = 399
+RANK, ALPHA = 4, 8  # not equal: the scale must be kept
+
+
+def lora_student(base):
+    """The `Roles` of a teacher folder's UNet, with a random "student"."""
+    roles = Roles(StableDiffusionPipeline.from_pretrained(base).unet)
+    roles.add("student", RANK, ALPHA, ALL_TARGETS)
+    roles.randomize("student", seed=1)
+    roles.use("student")
+    return roles
+
+
+def write_config(folder, kind, base_model, base_revision=None):
+    base_model = base_model and str(base_model)
+    config = {
+        "base_model": base_model,
+        "base_revision": base_revision,
+        "student": kind,
+        "conditioning_timestep": TIMESTEP,
+    }
+    lora = {"lora_rank": RANK, "lora_alpha": ALPHA} if kind == "lora" else {}
+    write_artefact_config(folder, {**config, **lora, "method": {"steps_per_node": 100}})
+
+
+def save_students(base, folder):
+    """{"lora": folder, "unet": folder, "full": folder} and the `Roles` they were made from."""
+    roles, folders = lora_student(base), {kind: Path(folder) / kind for kind in ("lora", "unet", "full")}
+    save_student_lora(folders["lora"], roles.state_dict("student"), roles.unet.peft_config["student"])
+    write_config(folders["lora"], "lora", base)
+    fused = copy.deepcopy(roles.unet)
+    fused.fuse_lora()
+    fused.unload_lora()
+    save_student_unet(folders["unet"], fused)
+    write_config(folders["unet"], "full", base)
+    DisBackPipeline.from_pretrained(folders["lora"]).save_pretrained(folders["full"])
+    return folders, roles
+
+
+def noise(n=1, seed=0):
+    return torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
