@@ -5,8 +5,8 @@
     python benchmarks/convergence.py --output convergence.json --seeds 0 1 2 --every 100 -- \\
         --config train_scripts/presets/demo.yaml
 
-Everything behind `--` goes to the training as it would to train_disback_sd.py. Prints a row a measurement and writes JSON:
-for each seed the updates, seconds (of both stages, without the measuring), FD and top-10 retrieval.
+Everything behind `--` goes to the training as it would to train_disback_sd.py. Prints a row a measurement and writes
+JSON: for each seed the updates, seconds (of both stages, without the measuring), FD and top-10 retrieval.
 """
 
 import argparse
@@ -71,7 +71,17 @@ class Measurements:
 def run(words, seed, every):
     """Both stages with one seed; returns the rows."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [*words, "--output_dir", folder, "--seed", str(seed), "--validation_steps", str(every), "--checkpointing_steps", "1000000"]
+        words = [
+            *words,
+            "--output_dir",
+            folder,
+            "--seed",
+            str(seed),
+            "--validation_steps",
+            str(every),
+            "--checkpointing_steps",
+            "1000000",
+        ]
         args = parse_args(words)
         teacher, prompts, accelerator, run_folder = prepare(args, StableDiffusionTeacher)
         run_folder.open(args.settings())

@@ -242,7 +242,7 @@ def push_folder(folder, repo_id, token=None, commit_message="Upload a DisBack st
     operations = [CommitOperationAdd(name, file) for name, file in content.items()]
     try:
         return HfApi(token=token).create_commit(repo_id, operations, commit_message=commit_message).commit_url
-    except (HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: one of the large files
         again = f"from disback_diffusers.hub import push_folder; push_folder({str(folder)!r}, {repo_id!r})"
         raise RunError(
             f"the upload to {repo_id} failed ({_one_line(error)}). Nothing is lost, all is in {folder}; to try again: "

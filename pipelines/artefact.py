@@ -164,7 +164,7 @@ class Artefact:
             if ours.get(key) != theirs.get(key):
                 raise UsageError(
                     f"{self.source} does not fit the base model {base}: its UNet has {key} {ours.get(key)}, the "
-                    f"base's {theirs.get(key)}. Pass the base it was distilled from as base_model=..."
+                    f"base's {theirs.get(key)}. Pass the base it was distilled from with base_model=..."
                 )
 
     def load_unet(self, kwargs):
@@ -197,5 +197,5 @@ class Artefact:
         if problem:
             raise UsageError(
                 f"{self.source}/{LORA_NAME} does not fit the base model {base} ({problem}). "
-                "Pass the base it was distilled from as base_model=..."
+                "Pass the base it was distilled from with base_model=..."
             )

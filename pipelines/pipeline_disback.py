@@ -117,13 +117,19 @@ class OneStepPipeline:
                 "If it is another one, images are blurred or noisy: pass conditioning_timestep=..."
             )
         if artefact.kind == "full":
+            base, revision, family = artefact.source, artefact.revision, cls._family(artefact.source, artefact.folder)
             if base_model is not None:
                 logger.warning(f"{artefact.source} is a whole pipeline: base_model={base_model} is not needed.")
-            base, revision, base_folder = artefact.source, artefact.revision, artefact.folder
         else:
             base, revision = artefact.base(base_model, base_revision)
-            base_folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0]], revision, **hub)
-        family = cls._family(base, base_folder)
+            try:
+                base_folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0]], revision, **hub)
+                family = cls._family(base, base_folder)
+            except UsageError as error:
+                raise UsageError(
+                    f"the base model of {artefact.source} cannot be used: {error} Another one can be given with "
+                    "base_model=..."
+                ) from None
         if artefact.kind == "unet":
             artefact.check_base(base, base_folder)
             kwargs["unet"] = artefact.load_unet(kwargs)
@@ -135,15 +141,11 @@ class OneStepPipeline:
         return pipe
 
     @staticmethod
-    def _family(base, folder):
-        if not (folder / INDEX_NAME).is_file():
-            raise UsageError(f"the base model {base} is no pipeline: it has no {INDEX_NAME}.")
-        name = read_json(folder / INDEX_NAME).get("_class_name")
+    def _family(source, folder):
+        name = read_json(folder / INDEX_NAME).get("_class_name") if (folder / INDEX_NAME).is_file() else None
         if name not in FAMILIES:
-            raise UsageError(
-                f"{base} is a {name}, which no student can be put on; what can serve: {', '.join(FAMILIES)}. "
-                "Pass the base the student was distilled from as base_model=..."
-            )
+            what = f"is a {name}" if name else f"has no {INDEX_NAME}"
+            raise UsageError(f"{source} {what}; there are students of: {', '.join(FAMILIES)}.")
         return FAMILIES[name]
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -30,10 +30,10 @@ class Refusal(Exception):
 
 
 class FakeHub:
-    """`commits[repo_id]`: a list of (sha, files), files a dict of bytes by path; `broken`: status of every upload."""
+    """`commits[repo_id]`: a list of (sha, files), files being a dict of bytes by path."""
 
     def __init__(self):
-        self.commits, self.private, self.blobs, self.broken = {}, {}, {}, None
+        self.commits, self.private, self.blobs = {}, {}, {}
         self.requests = []
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -116,8 +116,6 @@ class FakeHub:
             raise Refusal(401, "Unauthorized")
         if token != OWNER or not repo_id.startswith(f"{USER}/"):
             raise Refusal(403, "Forbidden")
-        if self.broken:
-            raise Refusal(self.broken, "Out of order")
 
     def at(self, repo_id, revision):
         for sha, files in reversed(self.commits[repo_id]):

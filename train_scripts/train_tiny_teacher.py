@@ -135,7 +135,7 @@ def fit(name, parameters, loss_fn, steps, args, learning_rate, ema=None, weight_
 
 
 def train_vae(images, args):
-    """AutoencoderKL, 4 latent channels at a quarter of the size; L1 on pixels and their differences, and a little KL."""
+    """AutoencoderKL, 4 latent channels at a quarter of the size; L1 on pixels and their differences, some KL."""
     vae = AutoencoderKL(
         block_out_channels=(32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -166,7 +166,7 @@ def train_vae(images, args):
 
 
 def train_unet(images, names, vae, tokenizer, args):
-    """The conditional UNet and its text encoder together, on epsilon, with 10 % empty prompts. Returns the pipeline."""
+    """The conditional UNet with its text encoder, on epsilon, with 10 % empty prompts. Returns the pipeline."""
     text_encoder = CLIPTextModel(text_config(tokenizer)).to(args.device)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -215,7 +215,7 @@ def train_unet(images, names, vae, tokenizer, args):
 
 
 def augment(images):
-    """Random shift, scale, turn, colour, blur and noise, so that the judge learns what a picture shows, not its pixels."""
+    """Random shift, scale, turn, colour, blur and noise: the judge shall learn what a picture shows, not its pixels."""
     n, device = len(images), images.device
     angle, scale = torch.randn(n, device=device) * 0.1, 1 + torch.randn(n, device=device) * 0.1
     shift = torch.randn(n, 2, device=device) * 0.08

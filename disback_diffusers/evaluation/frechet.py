@@ -13,8 +13,8 @@ def statistics(features):
 def frechet_distance(mean_a, covariance_a, mean_b, covariance_b):
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), a float; computed in float64.
 
-    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are real and not negative: rounding
-    alone makes them otherwise.
+    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are real and not negative:
+    rounding alone makes them otherwise.
     """
     mean_a, covariance_a, mean_b, covariance_b = (x.double() for x in (mean_a, covariance_a, mean_b, covariance_b))
     roots = torch.linalg.eigvals(covariance_a @ covariance_b).real.clamp(min=0).sqrt()

@@ -19,7 +19,7 @@ from .embedded import EMBEDDED, PROMPTS
 
 @dataclass
 class Conditioning:
-    """What a UNet is told beside x_t and t: hidden states (n, tokens, size), and by name what SDXL adds, each (n, ...)."""
+    """What a UNet is told beside x_t and t: hidden states (n, tokens, size), and what SDXL adds by name, each (n, ...)."""
 
     hidden_states: torch.Tensor
     added: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Where the embedded teacher lies: a tiny Stable Diffusion (32x32 emoji), its prompts and its judge, in the package."""
+"""Where the embedded teacher lies in the package: a tiny Stable Diffusion (32x32 emoji), its prompts, its judge."""
 
 from pathlib import Path
 

@@ -35,7 +35,7 @@ class StableDiffusionTeacher:
         kind = self._config(DiffusionPipeline)["_class_name"]
         if kind != self.pipeline_class.__name__:
             raise self._error(
-                f"is a {kind}; this script distills a {self.pipeline_class.__name__}: take one, or the script for yours."
+                f"is a {kind}; this script distills a {self.pipeline_class.__name__}: take one, or another script."
             )
         self.unet_config = self._config(UNet2DConditionModel, "unet")
         self.vae_config = self._config(AutoencoderKL, "vae")
@@ -48,8 +48,8 @@ class StableDiffusionTeacher:
         self.vae_scale_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
         if self.latent_channels != self.vae_config["latent_channels"]:
             raise self._error(
-                f"has a UNet of {self.latent_channels} input channels for latents of {self.vae_config['latent_channels']} "
-                "(an inpainting or image-conditioned model): take the plain text-to-image model."
+                f"has a UNet of {self.latent_channels} input channels for latents of "
+                f"{self.vae_config['latent_channels']} (an inpainting or image-conditioned model): take the plain text-to-image model."
             )
         if self.unet_config.get("time_cond_proj_dim"):
             raise self._error(
@@ -127,7 +127,7 @@ class StableDiffusionTeacher:
 
     @torch.no_grad()
     def decode(self, latents):
-        """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU. The VAE visits the device only now."""
+        """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU, where the VAE goes back to."""
         self.load_vae()
         self._vae.to(latents.device)
         scaled = latents.float() / self._vae.config.scaling_factor

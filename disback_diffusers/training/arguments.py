@@ -128,10 +128,12 @@ class DistillationArguments:
         for name in ("pretrained_teacher_model", "prompt_dataset"):
             if not getattr(self, name):
                 raise UsageError(f"--{name} is required.")
-        positive = ("train_batch_size gradient_accumulation_steps lora_rank lora_alpha degradation_steps degradation_nodes "
-                    "degradation_learning_rate max_train_steps steps_per_node fake_score_updates_per_step learning_rate "
-                    "fake_score_learning_rate adam_epsilon max_grad_norm checkpointing_steps checkpoints_total_limit "
-                    "logging_steps resolution guidance_scale fake_guidance_scale conditioning_timestep").split()  # fmt: skip
+        positive = """
+            train_batch_size gradient_accumulation_steps lora_rank lora_alpha degradation_steps degradation_nodes
+            degradation_learning_rate max_train_steps steps_per_node fake_score_updates_per_step learning_rate
+            fake_score_learning_rate adam_epsilon max_grad_norm checkpointing_steps checkpoints_total_limit
+            logging_steps resolution guidance_scale fake_guidance_scale conditioning_timestep
+        """.split()
         for name in positive:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # also refuses NaN
@@ -154,15 +156,15 @@ class DistillationArguments:
             raise UsageError("--fake_score_init node needs a path: with --no_backtracking use teacher, fit or random.")
         if self.degradation_nodes > self.degradation_steps:
             raise UsageError(
-                f"--degradation_nodes {self.degradation_nodes} is more than --degradation_steps {self.degradation_steps}: "
-                "at most one node a step."
+                f"--degradation_nodes {self.degradation_nodes} is more than --degradation_steps "
+                f"{self.degradation_steps}: at most one node a step."
             )
         if not self.no_backtracking and not self.degradation_path:
             stretch = (self.degradation_nodes - 1) * self.steps_per_node
             if stretch >= self.max_train_steps:
                 raise UsageError(
-                    f"--max_train_steps {self.max_train_steps} leaves no step for the true teacher: {self.degradation_nodes - 1} "
-                    f"nodes take --steps_per_node {self.steps_per_node} each, {stretch} together."
+                    f"--max_train_steps {self.max_train_steps} leaves no step for the true teacher: "
+                    f"{self.degradation_nodes - 1} nodes take --steps_per_node {self.steps_per_node} each, {stretch} together."
                 )
 
     def _validate_hub(self):

@@ -7,10 +7,12 @@ from ..evaluation.sheets import to_pil
 
 
 # The settings that made the student what it is, for disback_config.json and the card.
-METHOD = ("no_backtracking degradation_steps degradation_nodes node_spacing degradation_learning_rate max_train_steps steps_per_node "
-          "node_switching fake_score_init fake_score_updates_per_step gradient_weighting guidance_scale fake_guidance_scale "
-          "proportion_empty_prompts train_batch_size gradient_accumulation_steps learning_rate fake_score_learning_rate "
-          "lr_scheduler ema_decay resolution seed prompt_dataset").split()  # fmt: skip
+METHOD = """
+    no_backtracking degradation_steps degradation_nodes node_spacing degradation_learning_rate max_train_steps
+    steps_per_node node_switching fake_score_init fake_score_updates_per_step gradient_weighting guidance_scale
+    fake_guidance_scale proportion_empty_prompts train_batch_size gradient_accumulation_steps learning_rate
+    fake_score_learning_rate lr_scheduler ema_decay resolution seed prompt_dataset
+""".split()
 
 
 def artefact_config(context, path):

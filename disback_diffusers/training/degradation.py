@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Stage 1, degradation recording (Alg. 1): the teacher is trained on samples of the untrained student; nodes are saved."""
+"""Stage 1, degradation recording (Alg. 1): the teacher learns the untrained student's samples; nodes are saved."""
 
 import torch
 

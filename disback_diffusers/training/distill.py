@@ -20,13 +20,13 @@ from .trainer import RESUME, Interrupted, Trainer
 
 logger = logging.getLogger(__name__)
 OUT_OF_MEMORY = (
-    "out of GPU memory: try a smaller --train_batch_size with more --gradient_accumulation_steps, --gradient_checkpointing, "
-    "--mixed_precision bf16, or a smaller --lora_rank."
+    "out of GPU memory: try a smaller --train_batch_size with more --gradient_accumulation_steps, "
+    "--gradient_checkpointing, --mixed_precision bf16, or a smaller --lora_rank."
 )
 
 
 def run_script(parse_args, teacher_class):
-    """`main` of a training script: 0 when done; 2 for a wrong flag or file, 1 for a failed run, 130 when interrupted."""
+    """`main` of a training script: 0 when done, 2 for a wrong flag or file, 1 for a failed run, 130 if interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "datasets", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -104,9 +104,9 @@ def distill(args, teacher_class):
 
 
 def stage_1(context, folder, trainer, checkpoint):
-    """The degradation path of this run, recorded, resumed or reused; and the fake score's start. None where it needs none.
+    """The degradation path of this run, recorded, resumed or reused, or None; and the fake score's start.
 
-    With `--no_backtracking --fake_score_init fit` only the end of the path is recorded, for the fake score to start at.
+    With `--no_backtracking --fake_score_init fit` only the path's end is recorded, for the fake score to start at.
     """
     args, roles = context.args, context.roles
     if args.degradation_path:

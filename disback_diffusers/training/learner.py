@@ -26,8 +26,8 @@ def optimizer_class(use_8bit_adam):
 class Learner:
     """Accumulates gradients, averages them over processes, clips them and takes a step.
 
-    Gradients are reduced here, not by DistributedDataParallel: several roles live on one module and run several times an
-    iteration, which its reducer either refuses or silently leaves out of step.
+    Gradients are reduced here, not by DistributedDataParallel: several roles live on one module and run several times
+    an iteration, which its reducer either refuses or silently leaves out of step.
 
     Args:
         parameters (`list[Parameter]`), learning_rate (`float`).
@@ -45,7 +45,8 @@ class Learner:
             eps=args.adam_epsilon,
         )
         name = args.lr_scheduler if schedule_steps else "constant"
-        self.schedule = get_scheduler(name, optimizer, args.lr_warmup_steps if schedule_steps else 0, schedule_steps)
+        warmup = args.lr_warmup_steps if schedule_steps else 0
+        self.schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=schedule_steps)
         self.optimizer = optimizer
         # One for each role: a scale that changes between two roles' steps would be wrong for the second.
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")

@@ -18,8 +18,8 @@ FORMAT = 1
 class Node:
     """One point of the path. Node 0 is the teacher itself: it has no file.
 
-    `student_loss` and `teacher_loss` are the denoising loss (Eq. 7) on fixed samples of the untrained student and of the
-    teacher: along the path the first falls and the second rises.
+    `student_loss` and `teacher_loss` are the denoising loss (Eq. 7) on fixed samples of the untrained student and of
+    the teacher: along the path the first falls and the second rises.
     """
 
     step: int
@@ -82,8 +82,8 @@ class DegradationPath:
         fingerprint = getattr(base, "fingerprint", base)
         if fingerprint != self.base_fingerprint:
             raise UsageError(
-                f"{self.folder / MANIFEST} was recorded on another base (fingerprint {self.base_fingerprint[:12]}, the teacher "
-                f"here has {fingerprint[:12]}): give its own teacher, or record a path for this one."
+                f"{self.folder / MANIFEST} was recorded on another base (fingerprint {self.base_fingerprint[:12]}, the "
+                f"teacher here has {fingerprint[:12]}): give its own teacher, or record a path for this one."
             )
 
     def _check_file(self, node):
@@ -114,7 +114,7 @@ class DegradationPath:
         self.write_manifest()
 
     def add(self, roles, step, role="target", **losses):
-        """Save the slot as the next node and write the manifest; nodes of a broken-off attempt at or after `step` go."""
+        """Save the slot as the next node and write the manifest; nodes of a broken-off attempt from `step` on go."""
         self.nodes = [node for node in self.nodes if node.step < step]
         file = f"{step:06d}.safetensors"
         roles.save(role, self.folder / file, {"degradation_step": str(step)})
@@ -154,8 +154,8 @@ class DegradationPath:
 def node_steps(steps, nodes, spacing):
     """The updates of stage 1 at which a node is saved, ascending, the last being `steps`.
 
-    "uniform" is the paper's. "geometric" halves from the end (200, 100, 50, ...): the target leaves the teacher within a
-    few updates, so that is where nodes tell the most.
+    "uniform" is the paper's. "geometric" halves from the end (200, 100, 50, ...): the target leaves the teacher within
+    a few updates, so that is where nodes tell the most.
     """
     if spacing == "uniform":
         return [round(steps * i / nodes) for i in range(1, nodes + 1)]

@@ -35,18 +35,22 @@ def plan(args, teacher, n_prompts, accelerator):
     }
     nodes = 0 if args.no_backtracking else args.degradation_nodes
     guided = (args.guidance_scale != 1) + (args.fake_guidance_scale != 1)
+    latents = "x".join(map(str, teacher.latent_shape(args.resolution)))
     samples = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    yield f"teacher            {teacher.name}: {base / 1e6:,.1f} M parameters, {teacher.schedule.prediction_type}"
-    yield f"adapter            rank {args.lora_rank}: {lora / 1e6:,.1f} M parameters each"
-    yield f"student            {args.student}, timestep {args.conditioning_timestep}, {teacher.latent_shape(args.resolution)} latents"
-    yield f"prompts            {n_prompts:,}; {samples} samples an update"
+    forwards = 5 + guided + 2 * (args.fake_score_updates_per_step - 1)
+    rows = [
+        ("teacher", f"{teacher.name}: {base / 1e6:,.1f} M parameters, {teacher.schedule.prediction_type}"),
+        ("adapter", f"rank {args.lora_rank}: {lora / 1e6:,.1f} M parameters each"),
+        ("student", f"{args.student}, timestep {args.conditioning_timestep}, {latents} latents"),
+        ("prompts", f"{n_prompts:,}; {samples} samples an update"),
+    ]
     if nodes or args.fake_score_init == "fit":
         reused = (
             f"reused from {args.degradation_path}" if args.degradation_path else f"{args.degradation_steps} updates"
         )
-        yield f"stage 1            {reused}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"
-    yield f"stage 2            {args.max_train_steps} updates of {5 + guided + 2 * (args.fake_score_updates_per_step - 1)} UNet forwards a sample"
-    for part, size in memory.items():
-        if size:
-            yield f"memory             {part}: {size / 2**30:,.2f} GiB"
-    yield f"memory             together, without activations: {sum(memory.values()) / 2**30:,.2f} GiB (computed, not measured)"
+        rows.append(("stage 1", f"{reused}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"))
+    rows.append(("stage 2", f"{args.max_train_steps} updates of {forwards} UNet forwards a sample"))
+    rows += [("memory", f"{part}: {size / 2**30:,.2f} GiB") for part, size in memory.items() if size]
+    total = sum(memory.values()) / 2**30
+    rows.append(("memory", f"together, without activations: {total:,.2f} GiB (computed, not measured)"))
+    return [f"{name:10} {text}" for name, text in rows]

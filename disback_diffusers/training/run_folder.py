@@ -193,7 +193,9 @@ class RunFolder:
             with open(self.folder / LOG, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise RunError(f"{self.folder / LOG} cannot be written ({error.strerror}): free some space and resume.") from None
+            raise RunError(
+                f"{self.folder / LOG} cannot be written ({error.strerror}): free some space and resume."
+            ) from None
 
     def rewind_log(self, stage, step):
         """Drop the lines after this step, and a line that a kill left unfinished; they will be logged again."""

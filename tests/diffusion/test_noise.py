@@ -277,9 +277,9 @@ def test_sigmas_out_of_range(t):
 
 
 def test_rounded_ends_of_the_sigma_range_are_inside_it():
-    ends = torch.tensor([0.007, 0.1], dtype=torch.float32).double()
-    assert ends[0] < 0.007 and ends[1] > 0.1
-    NoiseSchedule.edm(0.007, 0.1).add_noise(images(2), images(2), ends)
+    ends = torch.tensor([0.005, 0.1], dtype=torch.float32).double()
+    assert ends[0] < 0.005 and ends[1] > 0.1
+    NoiseSchedule.edm(0.005, 0.1).add_noise(images(2), images(2), ends)
 
 
 def test_fractional_timesteps_are_refused():

@@ -41,9 +41,10 @@ def test_it_tells_noise_and_wrong_colours_from_emoji(judge, pairs):
     images, _ = pairs
     noisy = (images + torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) * 0.5).clamp(0, 1)
     inverted = 1 - images
-    near, far = judge.frechet_distance(judge.image_features(images[::2])), [
-        judge.frechet_distance(judge.image_features(x)) for x in (noisy, inverted)
-    ]
+    near, far = (
+        judge.frechet_distance(judge.image_features(images[::2])),
+        [judge.frechet_distance(judge.image_features(x)) for x in (noisy, inverted)],
+    )
     assert min(far) > 10 * near
 
 
@@ -67,6 +68,8 @@ def test_the_teacher_draws_what_it_is_asked_for(judge):
     noise = torch.randn(len(chosen), 4, 8, 8, generator=torch.Generator().manual_seed(0))
     images = pipeline(chosen, latents=noise, num_inference_steps=10, guidance_scale=2.0, output_type="pt").images
     similarity = judge.image_features(images), judge.text_features(prompts)
-    nearest = torch.nn.functional.normalize(similarity[0], dim=-1) @ torch.nn.functional.normalize(similarity[1], dim=-1).T
+    nearest = (
+        torch.nn.functional.normalize(similarity[0], dim=-1) @ torch.nn.functional.normalize(similarity[1], dim=-1).T
+    )
     ranks = (nearest > nearest[torch.arange(len(chosen)), torch.arange(0, len(prompts), 60)].unsqueeze(1)).sum(dim=1)
     assert (ranks < 10).float().mean() > 0.5

@@ -130,6 +130,9 @@ def test_switching_inside_a_graph_loses_nothing(order, checkpointing):
 
 
 def test_use_and_context():
+    teacher_only = Roles(build_sd_unet())
+    with teacher_only():
+        assert teacher_only.active == () and not any(p.requires_grad for p in teacher_only.unet.parameters())
     roles = build("student", "fake")
     assert roles.names == ("student", "fake") and roles.active == ()
     with torch.no_grad():

@@ -281,9 +281,23 @@ def test_base_of_another_class(epsilon, tmp_path, kind):
 
 
 def test_base_that_is_no_pipeline(epsilon):
-    base, folders = epsilon.base, epsilon.folders
-    with pytest.raises(UsageError, match="base model .* is no pipeline"):
-        DisBackPipeline.from_pretrained(folders["lora"], base / "unet")
+    with pytest.raises(UsageError, match="has no model_index.json; .* base_model="):
+        DisBackPipeline.from_pretrained(epsilon.folders["lora"], epsilon.base / "unet")
+
+
+def test_recorded_base_that_is_not_here(lora):
+    write_config(lora, "lora", "/home/somebody/teacher")
+    with pytest.raises(
+        UsageError, match="base model of .*/lora cannot be used: /home/somebody/teacher is .* base_model="
+    ):
+        DisBackPipeline.from_pretrained(lora)
+
+
+def test_pipeline_of_another_class(epsilon, sdxl_folder):
+    with pytest.raises(
+        UsageError, match="is a StableDiffusionXLPipeline; there are students of: StableDiffusionPipeline"
+    ):
+        DisBackPipeline.from_pretrained(sdxl_folder)
 
 
 @pytest.fixture(scope="module")

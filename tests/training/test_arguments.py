@@ -13,9 +13,16 @@ PRESETS = sorted((Path(__file__).parents[2] / "train_scripts" / "presets").glob(
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     file = tmp_path / "settings.yaml"
-    file.write_text("lora_rank: 8\nlearning_rate: 1e-3\nno_backtracking: true\nreport_to: [tensorboard]\nvariant: null\n")
+    file.write_text(
+        "lora_rank: 8\nlearning_rate: 1e-3\nno_backtracking: true\nreport_to: [tensorboard]\nvariant: null\n"
+    )
     args = parse_args([*NEEDED, "--config", str(file), "--lora_rank", "16"])
-    assert (args.lora_rank, args.learning_rate, args.no_backtracking, args.report_to) == (16, 1e-3, True, ["tensorboard"])
+    assert (args.lora_rank, args.learning_rate, args.no_backtracking, args.report_to) == (
+        16,
+        1e-3,
+        True,
+        ["tensorboard"],
+    )
     assert args.lora_alpha == 16 and args.fake_score_init == "teacher" and args.variant is None
 
 

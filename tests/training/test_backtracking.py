@@ -99,7 +99,9 @@ def test_without_backtracking_a_fake_score_that_is_the_teacher_moves_nothing(mak
 
 def test_the_student_is_drawn_to_the_teacher(make_context):
     """A student that is off in one direction is led back: the score difference points the right way."""
-    context = make_context(no_backtracking=True, train_batch_size=16, learning_rate=1e-4, fake_score_learning_rate=3e-3)
+    context = make_context(
+        no_backtracking=True, train_batch_size=16, learning_rate=1e-4, fake_score_learning_rate=3e-3
+    )
     context.roles.randomize("student", seed=3)
     batch = context.batches.draw("check", 1, samples=64)
 
@@ -107,7 +109,9 @@ def test_the_student_is_drawn_to_the_teacher(make_context):
         with torch.no_grad():
             x0 = context.student(batch.noise, batch.conditioning)
             with context.roles():
-                teacher = context.teacher.sample(context.roles.unet, batch.noise, batch.conditioning, context.batches.empty, 10)
+                teacher = context.teacher.sample(
+                    context.roles.unet, batch.noise, batch.conditioning, context.batches.empty, 10
+                )
         return (x0.mean(dim=(0, 2, 3)) - teacher.mean(dim=(0, 2, 3))).norm().item()
 
     before = offset()
@@ -123,7 +127,9 @@ def test_further_updates_of_the_fake_score(make_context):
     assert not same(snapshot(one.roles, "fake"), snapshot(three.roles, "fake"))
     stage = DistributionBacktracking(three, None)
     steps(stage, 1)
-    count = {name: next(iter(learner.optimizer.state.values()))["step"].item() for name, learner in stage.learners.items()}
+    count = {
+        name: next(iter(learner.optimizer.state.values()))["step"].item() for name, learner in stage.learners.items()
+    }
     assert count == {"student": 1, "fake": 3}
 
 

@@ -30,7 +30,9 @@ def test_a_batch_depends_on_its_step_alone():
     a, b = one.draw("backtracking", 3), other.draw("backtracking", 3)
     assert equal(a, b) and numbers(a) == numbers(b)
     assert not equal(a, one.draw("backtracking", 4)) and not equal(a, one.draw("degradation", 3))
-    assert not equal(a, source(seed=1).draw("backtracking", 3)) and not equal(a, source(rank=1, world=2).draw("backtracking", 3))
+    assert not equal(a, source(seed=1).draw("backtracking", 3)) and not equal(
+        a, source(rank=1, world=2).draw("backtracking", 3)
+    )
     assert not torch.equal(a.noise, a.epsilon)
 
 
