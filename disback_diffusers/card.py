@@ -25,6 +25,7 @@ LICENSES = {
 }
 TAGS = ["text-to-image", "diffusers", "stable-diffusion", "stable-diffusion-diffusers"]
 OUR_TAGS = ["disback", "distillation", "one-step"]
+UNKNOWN_BASE = "path/or/id/of/the/base"
 
 
 def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(), metrics=()):
@@ -65,6 +66,8 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         repo=repo_id or "path/to/this/folder",
         base=base,
         embedded=base == EMBEDDED,
+        unknown_base=UNKNOWN_BASE,
+        base_argument="" if base else f', base_model="{UNKNOWN_BASE}"',
         revision_argument=f', revision="{revision}"' if revision else "",
         is_lora=is_lora,
         lora=config,
@@ -72,6 +75,7 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
         node_steps=list(node_steps),
+        has_path=(folder / "degradation" / "manifest.json").is_file(),
         has_plot=(folder / "degradation" / "path.png").is_file(),
         settings={key: _cell(value) for key, value in config.get("method", {}).items()},
         columns=list(dict.fromkeys(column for row in metrics for column in row)),

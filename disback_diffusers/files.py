@@ -15,7 +15,7 @@ from .errors import RunError
 
 # What torch.save says, as a bare RuntimeError, when the file system refuses.
 _TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "open file failed")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
@@ -60,7 +60,7 @@ def _sync(path: Path) -> None:
 def _remedy(error: Exception) -> str:
     in_text = re.search(r"os error (\d+)", str(error))  # all that safetensors tells
     number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
-    if number in _NO_ROOM:
+    if number in NO_ROOM:
         return "free space on that disk (or raise the quota) and resume."
     if number is not None:
         return "check that the folder exists and may be written, or choose another one."

@@ -14,8 +14,8 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
@@ -65,32 +65,28 @@ class FileLimit(Trap):
     size: int = 0
 
     def act(self):
-        limit_files(self.size)
+        import resource
 
-
-def limit_files(size):
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 @dataclass
 class Run:
     process: multiprocessing.Process
-    log: Path = field(repr=False)
+    pipe: Connection = field(repr=False)
+    output: str = field(default="", repr=False)  # what it printed on stdout and stderr
 
     def wait(self, timeout=600):
         """The exit code; minus the number of the signal that ended the process."""
-        self.process.join(timeout)
+        printed = b""
+        while wait([self.pipe], timeout) and (part := os.read(self.pipe.fileno(), 2**16)):
+            printed += part
+        self.output = printed.decode(errors="replace")
+        self.process.join(1)
         if self.process.exitcode is None:
             self.process.kill()
             raise TimeoutError(self.output)
         return self.process.exitcode
-
-    @property
-    def output(self):
-        """What it printed on stdout and stderr."""
-        return self.log.read_text(encoding="utf-8", errors="replace")
 
     @property
     def told(self):
@@ -98,23 +94,31 @@ class Run:
         return [line for line in self.output.splitlines() if line.startswith(f"{SCRIPT.name}: ")]
 
 
-def start(words, *traps, **environment):
-    """Start the script with these words in a process of its own."""
+def forkserver():
+    """A `multiprocessing` context whose processes start with everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["disback_diffusers.training.distill", "matplotlib.figure"])
-    file = Path(tempfile.mkstemp(suffix=".log", dir=Path(words[words.index("--output_dir") + 1]).parent)[1])
-    process = context.Process(target=_main, args=(list(map(str, words)), file, traps, environment))
+    return context
+
+
+def start(words, *traps, **environment):
+    """Start the script with these words in a process of its own."""
+    context = forkserver()
+    reader, writer = context.Pipe(duplex=False)  # and no file: a file could not be written to on a full disk
+    process = context.Process(target=_main, args=(list(words), writer, os.getcwd(), traps, environment))
     process.start()
-    return Run(process, file)
+    writer.close()
+    return Run(process, reader)
 
 
-def _main(words, log, traps, environment):
+def _main(words, pipe, folder, traps, environment):
     from disback_diffusers.models.teachers import StableDiffusionTeacher
     from disback_diffusers.training.arguments import parse_args
     from disback_diffusers.training.distill import run_script
 
     for stream in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
+        os.dup2(pipe.fileno(), stream)
+    os.chdir(folder)
     os.environ.update(environment)
     sys.argv = [str(SCRIPT)]
     for trap in traps:
@@ -124,12 +128,18 @@ def _main(words, log, traps, environment):
 
 def start_pair(words, *traps):
     """The same on two processes that train together on the CPU; the traps are for the first."""
+    first, second = pair_environments()
+    return start(words, *traps, **first), start(words, **second)
+
+
+def pair_environments():
+    """What a launcher tells each of two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared["ACCELERATE_USE_CPU"] = "true"
-    return [start(words, *traps[: len(traps) * (1 - rank)], RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
+    return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,6 +183,7 @@ def _flat(value, name):
 
 def differences(ours, theirs):
     """Names of what is not the same in two results, bit by bit."""
+
     def same(a, b):
         return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
 

@@ -173,7 +173,7 @@ def test_card_of_a_lora(tmp_path):
         f"timesteps=[{TIMESTEP}]",
     ):
         assert part in text
-    assert "\n\n\n" not in text and "{" not in text.replace('{"text"', "") and text.endswith("\n")
+    assert "\n\n\n" not in text and "{{" not in text and "{%" not in text and text.endswith("\n")
 
 
 def test_card_says_nothing_that_was_not_measured(tmp_path):
@@ -372,6 +372,8 @@ def test_what_is_uploaded(published):
     }  # fmt: skip
     assert hub.files("alice/lora")[LORA_NAME] == (folders["lora"] / LORA_NAME).read_bytes()
     assert {"model_index.json", CONFIG_NAME, *unet} <= hub.files("alice/full").keys()
+    for kind in ("lora", "unet", "full"):
+        assert json.loads(hub.files(f"alice/{kind}")[CONFIG_NAME])["method"] == {"prompt_dataset": "prompts.txt"}
 
 
 def test_failed_upload_says_how_to_try_again(published):

@@ -34,7 +34,7 @@ def write_config(folder, kind, base_model, base_revision=None):
         "conditioning_timestep": TIMESTEP,
     }
     lora = {"lora_rank": RANK, "lora_alpha": ALPHA} if kind == "lora" else {}
-    write_artefact_config(folder, {**config, **lora, "method": {"steps_per_node": 100}})
+    write_artefact_config(folder, {**config, **lora, "method": {"prompt_dataset": "/home/somebody/prompts.txt"}})
 
 
 def save_students(base, folder):

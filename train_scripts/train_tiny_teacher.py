@@ -255,6 +255,16 @@ def train_judge(images, names, tokenizer, args):
     return judge.eval()
 
 
+def tidy_configs(folder):
+    """Weights are stored in fp16 to be loaded as float32: without the latter in their config, text encoders are not."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # a path of this machine
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def write_reference(images, names, judge_folder, args):
     """reference.safetensors: what the judge's features of the real images are like, and how many it recognises."""
     judge = Judge(judge_folder)
@@ -279,9 +289,11 @@ def main(args):
     if "unet" in args.parts:
         vae = AutoencoderKL.from_pretrained(teacher / "vae").to(args.device)
         train_unet(images, names, vae, tokenizer, args).to(dtype=torch.float16).save_pretrained(teacher)
+        tidy_configs(teacher)
     if "judge" in args.parts:
         train_judge(images, names, tokenizer, args).half().save_pretrained(judge)
         tokenizer.save_pretrained(judge)
+        tidy_configs(judge)
         write_reference(images, names, judge, args)
 
 

@@ -63,7 +63,9 @@ def read_adapter(file: str | os.PathLike, fingerprint: str) -> tuple[dict[str, t
         with safe_open(file, framework="pt") as opened:
             metadata, state = opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}
     except (OSError, SafetensorError) as error:
-        raise UsageError(f"{file} cannot be read as a safetensors file ({error}): check the path.") from error
+        raise UsageError(
+            f"{file} cannot be read as a safetensors file ({error}): check the path, or delete what is damaged."
+        ) from error
     recorded = metadata.get(FINGERPRINT_KEY)
     if recorded is None:
         raise UsageError(f"{file} has no {FINGERPRINT_KEY} in its metadata: it was not written by disback-diffusers.")

@@ -19,7 +19,7 @@ from .embedded import EMBEDDED, PROMPTS
 
 @dataclass
 class Conditioning:
-    """What a UNet is told beside x_t and t: hidden states (n, tokens, size), and what SDXL adds by name, each (n, ...)."""
+    """What a UNet is told beside x_t and t: hidden states (n, tokens, size), and by name what SDXL adds."""
 
     hidden_states: torch.Tensor
     added: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -73,10 +73,9 @@ def load_prompts(source, column="text"):
     flag = f"--prompt_dataset {source}"
     try:
         if path.suffix == ".txt":
-            prompts = path.read_text(encoding="utf-8-sig").splitlines()
+            prompts = path.read_text(encoding="utf-8-sig").split("\n")
         elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            prompts = _column(rows, column, flag)
+            prompts = _column(_json_lines(path, flag), column, flag)
         elif path.suffix == ".csv":
             with open(path, encoding="utf-8-sig", newline="") as file:
                 prompts = _column(list(csv.DictReader(file)), column, flag)
@@ -84,8 +83,8 @@ def load_prompts(source, column="text"):
             prompts = _dataset_column(path, source, column, flag)
     except UnicodeDecodeError as error:
         raise UsageError(f"{flag} is no UTF-8 text (byte {error.start}): save it as UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{flag} has a line that is no JSON: {error}") from None
+    except csv.Error as error:
+        raise UsageError(f"{flag} is no readable CSV file: {error}.") from None
     except OSError as error:
         raise UsageError(f"{flag}: {error.strerror or error}") from None
     prompts = [prompt.strip() for prompt in prompts]
@@ -95,6 +94,17 @@ def load_prompts(source, column="text"):
     if not prompts:
         raise UsageError(f"{flag} holds no prompt.")
     return prompts
+
+
+def _json_lines(path, flag):
+    rows = []
+    # Not splitlines(): JSON strings may hold the other line separators of Unicode.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{flag} has no JSON in line {number}: {error.msg}.") from None
+    return rows
 
 
 def _column(rows, column, flag):

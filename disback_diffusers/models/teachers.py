@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Teachers: what is known of a pipeline folder or Hub repository before, and after, its weights are loaded."""
 
+import inspect
 import os
 
 import torch
@@ -32,7 +33,7 @@ class StableDiffusionTeacher:
         self.name, self.path = name, resolve(name)
         self.hub = {"revision": revision}
         self.variant = variant
-        kind = self._config(DiffusionPipeline)["_class_name"]
+        kind = self._config(DiffusionPipeline).get("_class_name", "model of no known class")
         if kind != self.pipeline_class.__name__:
             raise self._error(
                 f"is a {kind}; this script distills a {self.pipeline_class.__name__}: take one, or another script."
@@ -49,7 +50,8 @@ class StableDiffusionTeacher:
         if self.latent_channels != self.vae_config["latent_channels"]:
             raise self._error(
                 f"has a UNet of {self.latent_channels} input channels for latents of "
-                f"{self.vae_config['latent_channels']} (an inpainting or image-conditioned model): take the plain text-to-image model."
+                f"{self.vae_config['latent_channels']} (an inpainting or image-conditioned model): take the plain "
+                "text-to-image model."
             )
         if self.unet_config.get("time_cond_proj_dim"):
             raise self._error(
@@ -64,7 +66,12 @@ class StableDiffusionTeacher:
         what = f"{subfolder}/ config" if subfolder else "model_index.json"
         if self._looks_local() and not os.path.isdir(self.path):
             raise self._error("is no folder: give a pipeline folder or a Hub id.")
-        return self._load(what, cls.load_config, subfolder=subfolder)
+        config = self._load(what, cls.load_config, subfolder=subfolder)
+        kind = config.get("_class_name")
+        if subfolder in ("unet", "vae") and kind not in (None, cls.__name__):
+            raise self._error(f"has a {kind} in {subfolder}/: only a {cls.__name__} is supported there.")
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {**{p.name: p.default for p in parameters if p.default is not p.empty}, **config}
 
     def _looks_local(self):
         return self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or os.path.exists(self.path)
@@ -77,6 +84,13 @@ class StableDiffusionTeacher:
             raise
         except Exception as error:  # missing, truncated or unreadable files and connection errors, of four libraries
             raise self._error(f"has no readable {what}: {' '.join(str(error).split())[:300]}") from None
+
+    def _load_model(self, cls, subfolder, **kwargs):
+        model = self._load(f"{subfolder}/", cls.from_pretrained, subfolder=subfolder, variant=self.variant, **kwargs)
+        missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+        if missing:
+            raise self._error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
+        return model.requires_grad_(False)
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -103,9 +117,7 @@ class StableDiffusionTeacher:
 
     def load_unet(self, dtype=torch.float32):
         """The UNet, frozen, in eval mode."""
-        load = UNet2DConditionModel.from_pretrained
-        unet = self._load("unet/", load, subfolder="unet", variant=self.variant, dtype=dtype)
-        return unet.requires_grad_(False).eval()
+        return self._load_model(UNet2DConditionModel, "unet", dtype=dtype).eval()
 
     def load_encoder(self, device, dtype=torch.float32):
         """A function from prompts (`list[str]`) to their `Conditioning`, by the pipeline's own text encoder."""
@@ -122,8 +134,7 @@ class StableDiffusionTeacher:
     def load_vae(self):
         """On the CPU; `decode` does it too, but a broken VAE should be told before the training and not after it."""
         if self._vae is None:
-            load = AutoencoderKL.from_pretrained
-            self._vae = self._load("vae/", load, subfolder="vae", variant=self.variant).requires_grad_(False)
+            self._vae = self._load_model(AutoencoderKL, "vae")
 
     @torch.no_grad()
     def decode(self, latents):

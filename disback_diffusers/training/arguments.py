@@ -164,7 +164,8 @@ class DistillationArguments:
             if stretch >= self.max_train_steps:
                 raise UsageError(
                     f"--max_train_steps {self.max_train_steps} leaves no step for the true teacher: "
-                    f"{self.degradation_nodes - 1} nodes take --steps_per_node {self.steps_per_node} each, {stretch} together."
+                    f"{self.degradation_nodes - 1} nodes take --steps_per_node {self.steps_per_node} each, "
+                    f"{stretch} together."
                 )
 
     def _validate_hub(self):

@@ -2,6 +2,7 @@
 """A whole run: what the training scripts call."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from .. import hub
 from ..errors import RunError, UsageError
+from ..files import NO_ROOM
 from .artefact import save_artefact
 from .backtracking import DistributionBacktracking
 from .degradation import DegradationRecording
@@ -36,13 +38,17 @@ def run_script(parse_args, teacher_class):
     except UsageError as error:
         return _tell(f"error: {error}", 2)
     except Interrupted as error:
-        return _tell(error, 130)
+        return _tell(error, 130) if os.environ.get("RANK", "0") == "0" else 130  # all processes stop alike
     except KeyboardInterrupt:
         return _tell(f"Stopped at once. {RESUME}", 130)
     except torch.OutOfMemoryError:
         return _tell(f"error: {OUT_OF_MEMORY}", 1)
     except RunError as error:
         return _tell(f"error: {error}", 1)
+    except OSError as error:  # of a tracker's files; our own raise a RunError
+        if error.errno not in NO_ROOM:
+            raise
+        return _tell(f"error: a file cannot be written ({error}): free space on that disk and resume.", 1)
 
 
 def _tell(message, code):

@@ -30,7 +30,7 @@ def prepare(args, teacher_class):
     prompts = load_prompts(args.prompt_dataset, args.caption_column)
     validation_prompts(args.validation_prompts, prompts)
     if args.degradation_path:
-        _check_path_fits(DegradationPath.load(args.degradation_path), args)
+        _check_path(args)
     accelerator = make_accelerator(args)
     folder = RunFolder(args.output_dir, accelerator.is_main_process)
     folder.check(args.settings(), args.resume_from_checkpoint)
@@ -79,7 +79,11 @@ def _check_xformers(args):
         raise UsageError("--enable_xformers_memory_efficient_attention needs a CUDA GPU.")
 
 
-def _check_path_fits(path, args):
+def _check_path(args):
+    try:
+        path = DegradationPath.load(args.degradation_path)
+    except UsageError as error:
+        raise UsageError(f"--degradation_path: {error}") from None
     if not path.complete:
         raise UsageError(
             f"--degradation_path {args.degradation_path} was not recorded to its end: resume that run first."

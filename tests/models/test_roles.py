@@ -193,12 +193,15 @@ def test_a_new_role_is_the_teacher_and_disturbs_nobody():
     flags = [p.requires_grad for p in roles.parameters("student")]
     with torch.no_grad():
         teacher = run(roles)
-        for active in (("student",), ()):
+        for active, layer in ((("student",), "conv_in"), ((), "conv_out")):
             roles.use(*active)
             expected = run(roles)
-            name = f"new_{len(roles.names)}"
-            roles.add(name, rank=2, alpha=2, targets=["conv_in", *ALL_TARGETS])
-            assert roles.active == active and torch.equal(run(roles), expected)
+            name = f"with_{layer}"
+            roles.add(name, rank=2, alpha=2, targets=[layer, *ALL_TARGETS])
+            initial = snapshot(roles, name)
+            roles.randomize(name, 0)
+            assert roles.active == active and torch.equal(run(roles), expected), "the new role is on somewhere"
+            roles.load_state_dict(name, initial)
             with roles(name):
                 assert torch.equal(run(roles), teacher)
             assert all(p.requires_grad for p in roles.parameters(name))

@@ -7,7 +7,24 @@ import subprocess
 import sys
 
 import pytest
-from script_runs import PROMPTS, QUICK, SCRIPT, Trap, differences, log, result, start, start_pair
+import torch
+from accelerate import Accelerator
+from script_runs import (
+    PROMPTS,
+    QUICK,
+    SCRIPT,
+    Trap,
+    differences,
+    forkserver,
+    log,
+    pair_environments,
+    result,
+    start,
+    start_pair,
+)
+
+from disback_diffusers.training.arguments import DistillationArguments
+from disback_diffusers.training.learner import Learner
 
 
 LATEST = ("--resume_from_checkpoint", "latest")
@@ -45,7 +62,7 @@ def names(folder, pattern="checkpoint-*"):
 
 
 def leftovers(folder):
-    return [path for path in folder.rglob(".*")]
+    return list(folder.rglob(".*"))
 
 
 def test_killed_at_every_kind_of_moment(words, uninterrupted, tmp_path):
@@ -55,7 +72,9 @@ def test_killed_at_every_kind_of_moment(words, uninterrupted, tmp_path):
     killed(words, "open", "log.jsonl a", 2)  # stage 1, before the first checkpoint
     assert names(out) == []
     killed(words, "open", "log.jsonl a", 3)  # stage 1, after the node of step 3 was saved and before its checkpoint
-    assert names(out) == ["checkpoint-degradation-2"] and names(out, "degradation/*.safetensors")[-1:] == ["000003.safetensors"]
+    assert names(out) == ["checkpoint-degradation-2"] and names(out, "degradation/*.safetensors")[-1:] == [
+        "000003.safetensors"
+    ]
     killed(words, "os.rename", r"\.checkpoint-degradation-4.*state.json")  # a checkpoint is half-written
     assert names(out, ".checkpoint-*") and names(out) == ["checkpoint-degradation-2"]
     killed(words, "open", "log.jsonl a", 4 + 2)  # stage 2, at its first switch of nodes
@@ -108,7 +127,9 @@ def test_ctrl_c_and_sigterm_save_a_checkpoint_and_say_how_to_go_on(words, uninte
     words = [*words, "--output_dir", str(out)]
     early = Trap("os.rename", "arguments.yaml", signal=signal.SIGINT)
     first = Trap("open", "log.jsonl a", 3, signal.SIGINT)  # takes effect at the end of step 4 ...
-    second = Trap("os.rename", r"\.checkpoint-degradation-4.*state.json", signal=signal.SIGINT)  # ... unless there is this
+    second = Trap(
+        "os.rename", r"\.checkpoint-degradation-4.*state.json", signal=signal.SIGINT
+    )  # ... unless there is this
     later = Trap("open", "log.jsonl a", 2, signal.SIGINT)
     term = Trap("open", "log.jsonl a", 1 + 4, signal.SIGTERM)
     stops = [([early], "Stopped at once", []),
@@ -148,7 +169,10 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
     words = [*words, "--train_batch_size", "1", "--output_dir"]
     launch([*words, str(tmp_path / "whole")], "--num_processes", "2", "--multi_gpu", "--main_process_port", "0")
     words = [*words, str(tmp_path / "run"), *LATEST]
-    main, other = start_pair(words, Trap("open", "log.jsonl a", 6 + 5))
+    main, other = start_pair(words, Trap("open", "log.jsonl a", 3, signal.SIGTERM))  # one is told, both stop
+    assert (main.wait(), other.wait()) == (130, 130), main.output + other.output
+    assert "degradation step 4" in main.told[0] and other.told == []
+    main, other = start_pair(words, Trap("open", "log.jsonl a", 2 + 5))
     assert main.wait() == -signal.SIGKILL, main.output
     other.process.kill()
     for run in start_pair(words):
@@ -159,3 +183,37 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
     assert name in differences(ours, result(uninterrupted))  # one process of twice the batch draws other noise
     alone = start(words)
     assert alone.wait() == 2 and "processes" in alone.told[0]
+
+
+def _average(environment, pipe):
+    """In one of two processes: what two parameters and their gradients are before and after a step."""
+    os.environ.update(environment)
+    learner, rank = make_learner(), int(environment["RANK"])
+    for i, parameter in enumerate(learner.parameters):
+        parameter.grad = torch.full_like(parameter, float(10**rank * (i + 1)))
+    learner._average_gradients(bucket_elements=4)
+    gradients = [parameter.grad.clone() for parameter in learner.parameters]
+    learner.step()
+    pipe.send([[tensor.detach().numpy() for tensor in tensors] for tensors in (gradients, learner.parameters)])
+
+
+def make_learner():
+    args = DistillationArguments("teacher", prompt_dataset="prompts.txt")
+    shapes = [(3,), (2, 2), (1,)]
+    return Learner([torch.nn.Parameter(torch.ones(shape)) for shape in shapes], 0.1, args, Accelerator())
+
+
+def test_gradients_are_averaged_over_processes():
+    context = forkserver()
+    pipes = []
+    for environment in pair_environments():
+        reader, writer = context.Pipe(duplex=False)
+        context.Process(target=_average, args=(environment, writer)).start()
+        pipes.append(reader)
+        writer.close()
+    (gradients, parameters), (other_gradients, other_parameters) = [pipe.recv() for pipe in pipes]
+    for i, values in enumerate(gradients):
+        assert (values == 5.5 * (i + 1)).all()  # the mean of 1 and 10
+    for ours, theirs in zip(gradients + parameters, other_gradients + other_parameters, strict=True):
+        assert (ours == theirs).all()
+    assert all((values < 1).all() for values in parameters)
