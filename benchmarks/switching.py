@@ -58,7 +58,7 @@ def milliseconds(call, repeats):
     return statistics.median(times)
 
 
-def measure(config, targets, rank=64, repeats=30):
+def measure(config, targets, rank=64, repeats=10):
     """Costs (ms a switch) on a UNet of this config with three roles."""
     with torch.device("meta"):
         roles = Roles(UNet2DConditionModel(**config))

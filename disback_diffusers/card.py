@@ -37,7 +37,8 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         repo_id (`str`, *optional*): where it is going to be on the Hub.
         prompts (`list[str]`, *optional*), images (list of `PIL.Image.Image`, *optional*): samples, written to
             samples/card-0.png, samples/card-1.png, ...
-        node_steps (`list[int]`, *optional*): steps of stage 1 at which a node was saved; none: no backtracking.
+        node_steps (`list[int]`, *optional*): steps of stage 1 after which the nodes were saved (0, the teacher's, is
+            left out); without any the card says that there was no backtracking.
         metrics (list of `dict`, *optional*): rows of the results table, such as {"model": "student, 1 step", "FID":
             21.3}: measured numbers only, without any there is no table.
 
@@ -74,10 +75,10 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         timestep=config["conditioning_timestep"],
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
-        node_steps=list(node_steps),
+        node_steps=[step for step in node_steps if step > 0],
         has_path=(folder / "degradation" / "manifest.json").is_file(),
         has_plot=(folder / "degradation" / "path.png").is_file(),
-        settings={key: _cell(value) for key, value in config.get("method", {}).items()},
+        settings={key: _cell(value) for key, value in config.get("method", {}).items() if value is not None},
         columns=list(dict.fromkeys(column for row in metrics for column in row)),
         rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
     )

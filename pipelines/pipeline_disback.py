@@ -52,7 +52,6 @@ def one_step_scheduler(scheduler, timestep):
 
 def fused_copy(unet):
     """A copy of a UNet with its active adapters, at their current weights, worked into it; without any, itself."""
-    unet = getattr(unet, "_orig_mod", unet)  # torch.compile
     if not getattr(unet, "peft_config", None):
         return unet
     fused = copy.deepcopy(unet)

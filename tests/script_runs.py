@@ -35,8 +35,8 @@ PROMPTS = "a red cat\na blue dog\na photo of the circle\nthe square\non a red sq
 class Trap:
     """Sends its own process a signal at the `nth` audit event of this kind whose path matches.
 
-    Events: "open" (path and mode, such as "log.jsonl a"), "os.rename" (the new path), "shutil.rmtree" (the path). What the
-    event announces has not happened yet.
+    Events: "open" (path and mode, such as "log.jsonl a"), "os.rename" (the new path), "shutil.rmtree" (the path). What
+    the event announces has not happened yet.
     """
 
     event: str
@@ -123,7 +123,9 @@ def _main(words, pipe, folder, traps, environment):
     sys.argv = [str(SCRIPT)]
     for trap in traps:
         sys.addaudithook(trap)
-    sys.exit(run_script(lambda: parse_args(words), StableDiffusionTeacher))
+    code = run_script(lambda: parse_args(words), StableDiffusionTeacher)
+    import time; open("/tmp/x/cpu","a").write(f"{time.process_time()}\n")  # TEMP
+    sys.exit(code)
 
 
 def start_pair(words, *traps):

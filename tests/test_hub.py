@@ -143,7 +143,7 @@ def test_card_of_a_lora(tmp_path):
     rows = [{"model": "teacher", "FID": 10.5}, {"model": "student, 1 step", "FID": 12.25, "CLIP": 0.31}]
     (tmp_path / "degradation").mkdir()
     (tmp_path / "degradation" / "path.png").touch()
-    card = model_card(tmp_path, config, "alice/student", [PROMPT, "🦊"], images, [3, 6, 12], rows)
+    card = model_card(tmp_path, config, "alice/student", [PROMPT, "🦊"], images, [0, 3, 6, 12], rows)
     assert front_matter(card) == {
         "base_model": base,
         "base_model_relation": "adapter",

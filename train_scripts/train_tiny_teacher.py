@@ -215,7 +215,7 @@ def train_unet(images, names, vae, tokenizer, args):
 
 
 def augment(images):
-    """Random shift, scale, turn, colour, blur and noise: the judge shall learn what a picture shows, not its pixels."""
+    """Random shift, scale, turn, colour, blur and noise: the judge shall learn what is shown, not pixels."""
     n, device = len(images), images.device
     angle, scale = torch.randn(n, device=device) * 0.1, 1 + torch.randn(n, device=device) * 0.1
     shift = torch.randn(n, 2, device=device) * 0.08
@@ -256,7 +256,7 @@ def train_judge(images, names, tokenizer, args):
 
 
 def tidy_configs(folder):
-    """Weights are stored in fp16 to be loaded as float32: without the latter in their config, text encoders are not."""
+    """Weights are stored in fp16 and meant for float32: what transformers loads goes by the dtype in its config."""
     for file in folder.rglob("config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a path of this machine

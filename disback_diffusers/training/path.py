@@ -82,8 +82,8 @@ class DegradationPath:
         fingerprint = getattr(base, "fingerprint", base)
         if fingerprint != self.base_fingerprint:
             raise UsageError(
-                f"{self.folder / MANIFEST} was recorded on another base (fingerprint {self.base_fingerprint[:12]}, the "
-                f"teacher here has {fingerprint[:12]}): give its own teacher, or record a path for this one."
+                f"{self.folder / MANIFEST} was recorded on another base (fingerprint {self.base_fingerprint[:12]}, "
+                f"the teacher here has {fingerprint[:12]}): give its own teacher, or record a path for this one."
             )
 
     def _check_file(self, node):

@@ -30,8 +30,8 @@ OUTPUTS = (
     "samples",
 )
 # Settings that do not shape the result: they may differ when a run is resumed.
-FREE = {"output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "report_to",
-        "logging_dir", "validation_prompts", "validation_steps", "push_to_hub", "hub_model_id", "dry_run",
+FREE = {"output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps",
+        "report_to", "logging_dir", "validation_prompts", "validation_steps", "push_to_hub", "hub_model_id", "dry_run",
         "cache_text_embeddings"}  # fmt: skip
 
 
@@ -59,8 +59,8 @@ class RunFolder:
         """Refuse to mix two runs; nothing is written.
 
         Raises:
-            UsageError: the folder holds another run (the first difference is named), a run that was not asked to go on,
-                or other files that a run would overwrite.
+            UsageError: the folder holds another run (the first difference is named), a run that was not asked to go
+                on, or other files that a run would overwrite.
         """
         try:
             if self.folder.exists() and not self.folder.is_dir():
@@ -84,8 +84,8 @@ class RunFolder:
             )
         if not resume:
             raise UsageError(
-                f"--output_dir {self.folder} holds a run with these settings: add --resume_from_checkpoint latest to go on, "
-                "or choose another folder."
+                f"--output_dir {self.folder} holds a run with these settings: add --resume_from_checkpoint latest to "
+                "go on, or choose another folder."
             )
 
     def _results(self):
@@ -126,8 +126,8 @@ class RunFolder:
         """The checkpoint that `--resume_from_checkpoint` names; None for "latest" of a run that has none yet.
 
         Raises:
-            UsageError: there is no such checkpoint, or it is not the last one: the log would no longer tell how those after
-                it came about.
+            UsageError: there is no such checkpoint, or it is not the last one: the log would no longer tell how those
+                after it came about.
         """
         last = max(self.checkpoints(), default=None)
         if resume is None:
@@ -140,8 +140,8 @@ class RunFolder:
             raise UsageError(f"--resume_from_checkpoint {resume}: no such checkpoint in {self.folder}; {have}.")
         if last.folder.resolve() not in wanted:
             raise UsageError(
-                f"--resume_from_checkpoint {resume} is not the last one, {last.folder}: give latest, or first delete those "
-                "after it."
+                f"--resume_from_checkpoint {resume} is not the last one, {last.folder}: give latest, or first delete "
+                "those after it."
             )
         return last
 

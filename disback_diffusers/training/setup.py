@@ -55,8 +55,8 @@ def make_accelerator(args):
         raise UsageError(f"--report_to {missing[0]}: this tracker is not installed (pip install {missing[0]}).")
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         raise UsageError(
-            f"accelerate's {accelerator.distributed_type.value} is not supported: use plain data parallelism (one process a "
-            "GPU); with LoRA roles a process needs little more memory than the teacher itself."
+            f"accelerate's {accelerator.distributed_type.value} is not supported: use plain data parallelism (one "
+            "process a GPU); with LoRA roles a process needs little more memory than the teacher itself."
         )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UsageError("--mixed_precision fp16 needs a GPU: use bf16 or no.")
@@ -91,14 +91,14 @@ def _check_path(args):
     timestep = path.settings.get("conditioning_timestep")
     if timestep != args.conditioning_timestep:
         raise UsageError(
-            f"--degradation_path {args.degradation_path} leads to a student of --conditioning_timestep {timestep}, here it is "
-            f"{args.conditioning_timestep}: set that one, or record a path."
+            f"--degradation_path {args.degradation_path} leads to a student of --conditioning_timestep {timestep}, "
+            f"here it is {args.conditioning_timestep}: set that one, or record a path."
         )
     stretch = (len(path) - 2) * args.steps_per_node
     if stretch >= args.max_train_steps:
         raise UsageError(
-            f"--max_train_steps {args.max_train_steps} leaves no step for the true teacher: {len(path) - 2} nodes take "
-            f"--steps_per_node {args.steps_per_node} each, {stretch} together."
+            f"--max_train_steps {args.max_train_steps} leaves no step for the true teacher: {len(path) - 2} nodes "
+            f"take --steps_per_node {args.steps_per_node} each, {stretch} together."
         )
 
 

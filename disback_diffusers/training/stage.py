@@ -36,8 +36,8 @@ class Context:
 
 
 class Stage:
-    """A training loop's inside. The trainer calls `start` once (not when resumed), then `train_step` and `after_step` for
-    each step, then `finish`; `save` and `load` carry everything a resumed run needs.
+    """A training loop's inside. The trainer calls `start` once (not when resumed), then `train_step` and `after_step`
+    for each step, then `finish`; `save` and `load` carry everything a resumed run needs.
 
     Args:
         context (`Context`).
@@ -105,13 +105,13 @@ class Stage:
         for name, learner in self.learners.items():
             state = learner.state_dict()
             atomic_write(folder / f"learner_{name}.pt", lambda temporary, state=state: torch.save(state, temporary))
-        text = json.dumps({"stage": self.name, "step": self.step, **self._data, **self.state()})
+        text = json.dumps({"stage": self.name, "step": self.step, **self._origin, **self.state()})
         atomic_write(folder / "state.json", lambda temporary: temporary.write_text(text))
 
     def load(self, folder):
-        """Read what `save` wrote; raises UsageError for a run that saw other data, and anything for a damaged file."""
+        """Read what `save` wrote; raises UsageError for a run of another origin, and anything for a damaged file."""
         state = json.loads((folder / "state.json").read_text())
-        self._check_data(folder, state)
+        self._check_origin(folder, state)
         for name, learner in self.learners.items():
             file = folder / f"learner_{name}.pt"
             learner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
@@ -119,17 +119,23 @@ class Stage:
         self.load_state(state)
 
     @cached_property
-    def _data(self):
-        """What decides, with the settings, which data each step sees."""
+    def _origin(self):
+        """What shapes a run beside its settings."""
         prompts = hashlib.sha256(json.dumps(self.batches.bank.prompts).encode()).hexdigest()
-        return {"processes": self.context.accelerator.num_processes, "prompts": prompts}
+        accelerator = self.context.accelerator
+        return {"processes": accelerator.num_processes, "precision": accelerator.mixed_precision, "prompts": prompts}
 
-    def _check_data(self, folder, state):
-        before, now = state["processes"], self._data["processes"]
-        if before != now:
+    def _check_origin(self, folder, state):
+        before, now = {name: state[name] for name in self._origin}, self._origin
+        if before["processes"] != now["processes"]:
             raise UsageError(
-                f"{folder} was saved by {before} processes, these are {now}: a resumed run would see other data. Start as "
-                "many."
+                f"{folder} was saved by {before['processes']} processes, these are {now['processes']}: a resumed run "
+                "would see other data. Start as many."
             )
-        if state["prompts"] != self._data["prompts"]:
+        if before["precision"] != now["precision"]:
+            raise UsageError(
+                f"{folder} was trained with mixed precision {before['precision']}, accelerate is set to "
+                f"{now['precision']}: `accelerate launch --mixed_precision {before['precision']}` goes on."
+            )
+        if before["prompts"] != now["prompts"]:
             raise UsageError(f"{folder} was trained on other prompts than --prompt_dataset has now: restore that.")

@@ -108,8 +108,8 @@ class Trainer:
                 path = stage.path if stage.name == "backtracking" else None
                 reuse = f", with --degradation_path {path.folder}" if path else ""
                 raise RunError(
-                    f"{name} is {value} at {stage.name} step {step}, node {node}: start again in another --output_dir{reuse}, "
-                    "with lower learning rates, or with bf16 instead of fp16."
+                    f"{name} is {value} at {stage.name} step {step}, node {node}: start again in another --output_dir"
+                    f"{reuse}, with lower learning rates, or with bf16 instead of fp16."
                 )
 
     def _report(self, stage, node, metrics, seconds, bar):

@@ -84,8 +84,8 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, kind):
     "lora, words",
     [
         ({"rank": 2}, "r 2, the role 4 (set --lora_rank)"),
-        ({"alpha": 1}, "lora_alpha 1"),
-        ({"targets": ["to_q"]}, "lacks"),
+        ({"alpha": 1}, "lora_alpha 1, the role 8 (set --lora_alpha)"),
+        ({"targets": ["to_k"]}, "lacks the tensor"),
     ],
 )
 def test_a_file_of_another_lora_is_refused(tmp_path, lora, words):
@@ -126,13 +126,15 @@ def test_the_fingerprint_is_that_of_the_base_alone():
     assert Roles(build_sd_unet().to(torch.bfloat16)).fingerprint == expected
     assert Roles(build_sd_unet().to(memory_format=torch.channels_last)).fingerprint == expected
     assert Roles(build_sd_unet(seed=1)).fingerprint != expected
-    for change in (
-        lambda unet: unet.conv_out.bias.data.mul_(1.01),
-        lambda unet: unet.register_buffer("x", torch.ones(1)),
-    ):
+    unet = build_sd_unet()
+    unet.conv_out.bias.data[-1] *= 1.01
+    assert Roles(unet).fingerprint != expected, "small tensors count in full"
+    found = {expected}
+    for name, shape in (("one", (2, 3)), ("one", (3, 2)), ("two", (2, 3))):
         unet = build_sd_unet()
-        change(unet)
-        assert Roles(unet).fingerprint != expected, "every tensor counts"
+        unet.register_buffer(name, torch.ones(shape))
+        found.add(Roles(unet).fingerprint)
+    assert len(found) == 4, "names and shapes count"
 
 
 def test_a_float16_release_has_one_fingerprint_in_all_precisions():

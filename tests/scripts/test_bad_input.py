@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Whatever is wrong with what the user gives: one line that names it and the remedy, an exit code, and nothing lost."""
+"""Whatever is wrong with what the user gives: one line with its name and remedy, an exit code, and nothing lost."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file, save_file
 from script_runs import PROMPTS, QUICK, SCRIPT, FileLimit, differences, result, start
@@ -19,6 +21,7 @@ from disback_diffusers.training.distill import run_script
 
 
 PREFIX = f"{SCRIPT.name}: error: "
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def words(*more):
 
 @pytest.fixture
 def fails(files, monkeypatch, capfd):
-    """A function that runs the script with further flags and checks code and message; `early` is before weights load."""
+    """A function that runs the script with more flags and checks code and message; `early` is before weights load."""
     monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
 
     def check(flags, *expected, code=2, early=True):
@@ -178,8 +181,8 @@ def test_a_teacher_without_scheduler(fails, changed_teacher):
 @pytest.mark.parametrize(
     "file, values, expected",
     [
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "flow_prediction"),
-        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler", "beta_schedule": None}, "beta_schedule"),
+        (SCHEDULER, {"prediction_type": "flow_prediction"}, "flow_prediction"),
+        (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", "beta_schedule": None}, "beta_schedule"),
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "LCM"),
         ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
@@ -366,6 +369,11 @@ def test_a_damaged_adapter_of_a_checkpoint(fails, finished):
     )
 
 
+def test_another_precision_than_the_checkpoint_s(fails, finished, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    fails("--output_dir finished --resume_from_checkpoint latest", "--mixed_precision no", early=False)
+
+
 def test_prompts_that_changed_since_the_checkpoint(fails, finished, files):
     (files / "prompts.txt").write_text(PROMPTS.replace("cat", "dog"))
     fails("--output_dir finished --resume_from_checkpoint latest", "--prompt_dataset", early=False)
@@ -380,6 +388,22 @@ def test_no_traceback_from_the_script_itself(files):
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert run.returncode == 2
     check_message(run.stderr, "--pretrained_teacher_model ./nowhere")
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (torch.OutOfMemoryError("CUDA"), "--gradient_checkpointing"),
+        (OSError(errno.ENOSPC, "No space left"), "free space"),
+    ],
+)
+def test_what_the_machine_lacks(files, capsys, monkeypatch, error, expected):
+    def no_teacher(*args):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
+    assert run_script(lambda: parse_args(words()), no_teacher) == 1
+    check_message(capsys.readouterr().err, expected)
 
 
 def test_numbers_that_are_none(files):

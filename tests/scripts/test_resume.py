@@ -97,8 +97,9 @@ def test_killed_at_every_kind_of_moment(words, uninterrupted, tmp_path):
 
 
 def test_a_full_student_with_accumulation_a_schedule_guidance_and_cached_embeddings(words, tmp_path):
-    settings = ("--student full --gradient_accumulation_steps 2 --train_batch_size 1 --lr_scheduler cosine --lr_warmup_steps 2 "
-                "--cache_text_embeddings disk --fake_score_updates_per_step 2 --guidance_scale 2").split()  # fmt: skip
+    settings = ("--student full --gradient_accumulation_steps 2 --train_batch_size 1 --lr_scheduler cosine "
+                "--lr_warmup_steps 2 --cache_text_embeddings disk --fake_score_updates_per_step 2 "
+                "--guidance_scale 2").split()  # fmt: skip
     whole, out = [*words, *settings, "--output_dir", str(tmp_path / "whole")], tmp_path / "run"
     finish(whole)
     words = [*words, *settings, "--output_dir", str(out), *LATEST]
