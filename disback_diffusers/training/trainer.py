@@ -101,9 +101,8 @@ class Trainer:
 
     def _check(self, stage, step, node, metrics):
         for name, value in metrics.items():
-            skipped = (
-                name.startswith("grad_norm") and self.accelerator.mixed_precision == "fp16"
-            )  # by the gradient scaler
+            # With fp16 the gradient scaler leaves such an update out, and scales less.
+            skipped = name.startswith("grad_norm") and self.accelerator.mixed_precision == "fp16"
             if not math.isfinite(value) and not skipped:
                 path = stage.path if stage.name == "backtracking" else None
                 reuse = f", with --degradation_path {path.folder}" if path else ""
