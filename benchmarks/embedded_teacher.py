@@ -84,8 +84,7 @@ def main():
     if args.student:
         student = DisBackPipeline.from_pretrained(args.student)
         config = json.loads((Path(args.student) / "disback_config.json").read_text(encoding="utf-8"))
-        untrained = DisBackPipeline(**teacher.components)
-        untrained.conditioning_timestep = student.conditioning_timestep
+        untrained = DisBackPipeline(**teacher.components, conditioning_timestep=student.conditioning_timestep)
         measure("untrained student, 1 step", untrained)
     trained_guidance = config.get("method", {}).get("guidance_scale", 1.0)
     for guidance in args.teacher_guidance or sorted({1.0, trained_guidance}):

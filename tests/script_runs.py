@@ -123,9 +123,7 @@ def _main(words, pipe, folder, traps, environment):
     sys.argv = [str(SCRIPT)]
     for trap in traps:
         sys.addaudithook(trap)
-    code = run_script(lambda: parse_args(words), StableDiffusionTeacher)
-    import time; open("/tmp/x/cpu","a").write(f"{time.process_time()}\n")  # TEMP
-    sys.exit(code)
+    sys.exit(run_script(lambda: parse_args(words), StableDiffusionTeacher))
 
 
 def start_pair(words, *traps):

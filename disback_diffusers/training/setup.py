@@ -153,9 +153,11 @@ def build(args, teacher, prompts, accelerator, folder):
 
 def make_roles(args, unet):
     """The adapters of the run, all of one rank, so that a node's file fits "target" and "fake" alike."""
-    named = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
     targets = args.lora_target_modules
-    targets = named.get(targets[0], targets) if len(targets) == 1 else targets
+    if targets in (["attention"], ["all"]):  # as far as this UNet has such layers; what a user names it must have
+        suffixes = ATTENTION_TARGETS if targets == ["attention"] else ALL_TARGETS
+        layers = [name for name, _ in unet.named_modules()]
+        targets = [suffix for suffix in suffixes if any(name.endswith(f".{suffix}") for name in layers)]
     roles = Roles(unet)
     for seed, name in enumerate(("target", "fake", "student")):
         if name != "student" or args.student == "lora":
