@@ -303,8 +303,9 @@ if sys.argv[4] == "online":
             space = {"more": {"latents": z, "output_type": "pt"}}
             exec(code, space)
             results[f"{kind} card {i}"] = space["image"][None]
-    two = [DisBackPipeline.from_pretrained("alice/two", revision=revision) for revision in (sys.argv[6], None)]
-    answers = [pipe.conditioning_timestep for pipe in two]
+    first, second = (DisBackPipeline.from_pretrained("alice/two", revision=name) for name in (sys.argv[6], None))
+    draw("first revision", first)
+    answers = [first.conditioning_timestep, second.conditioning_timestep]
     for repo in ("alice/nothing", "bob/secret"):
         try:
             DisBackPipeline.from_pretrained(repo)
@@ -354,9 +355,11 @@ def published(tmp_path_factory):
             file.write_bytes(b"junk")
         shutil.copy(folders["lora"] / LORA_NAME, folders["lora"] / "degradation" / "000003.safetensors")
         message = run_client(PUSH, *folders.values(), folders["unet"], **env)
-        files = hub.files("alice/lora")
-        hub.add_repo("alice/two", files)
-        hub.add_repo("alice/two", {**files, CONFIG_NAME: files[CONFIG_NAME].replace(b"399", b"499")})
+        first = hub.files("alice/unet")
+        save_student_unet(folder / "second", build_sd_unet(seed=9))
+        second = {**first, **tree(folder / "second"), CONFIG_NAME: first[CONFIG_NAME].replace(b"399", b"499")}
+        for files in (first, second):
+            hub.add_repo("alice/two", files)
         yield hub, env, folders, images, message, (base_revision, hub.commits["alice/two"][0][0])
 
 
@@ -395,7 +398,12 @@ def test_load_from_the_hub_and_then_offline(published, tmp_path):
         assert "neither a folder nor a repository on the Hub that can be read" in message
     assert "alice/lora on the Hub has no revision v7" in online[4]
     results = load_file(tmp_path / "online")
-    assert results.keys() == {*images, "plain", *(f"{kind} card {i}" for kind in ("lora", "unet") for i in (0, 1))}
+    assert results.keys() == {
+        *images,
+        "plain",
+        "first revision",
+        *(f"{kind} card {i}" for kind in ("lora", "unet") for i in (0, 1)),
+    }
     for name, image in results.items():
         assert torch.allclose(image, images["unet"], atol=1e-4), name
 

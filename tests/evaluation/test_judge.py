@@ -34,7 +34,7 @@ def test_it_knows_the_real_emoji_by_their_names(judge, pairs):
     assert retrieval > 0.95
     assert retrieval == pytest.approx(judge.reference["retrieval"].item(), abs=0.01)
     assert judge.frechet_distance(features) < 0.01
-    assert judge.retrieval(features.roll(1, dims=0), text) < 0.05
+    assert judge.retrieval(features.roll(822, dims=0), text) < 0.05  # neighbours are much alike
 
 
 def test_it_tells_noise_and_wrong_colours_from_emoji(judge, pairs):
