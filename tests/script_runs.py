@@ -189,3 +189,29 @@ def differences(ours, theirs):
 
     names = sorted({*ours, *theirs})
     return [name for name in names if name not in ours or name not in theirs or not same(ours[name], theirs[name])]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def quick_words(*more):
+    """The command line of a quick run in a folder with ./teacher and prompts.txt; it writes to ./out."""
+    return [
+        "--pretrained_teacher_model",
+        "./teacher",
+        "--prompt_dataset",
+        "prompts.txt",
+        "--output_dir",
+        "out",
+        *QUICK,
+        *more,
+    ]
+
+
+def check_message(printed, *expected):
+    """Exactly one line of ours, the last one, and no traceback."""
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith(f"{SCRIPT.name}: error: ") and printed.count("error: ") == last.count("error: "), printed
+    assert "Traceback" not in printed
+    assert [part for part in expected if part not in last] == [], last
+    assert len(last) < 600

@@ -106,13 +106,13 @@ def guide(unconditional, conditional, scale):
     Args:
         unconditional (`torch.Tensor` of shape `(n, ...)`): the answer to the empty prompt.
         conditional (`torch.Tensor` of shape `(n, ...)`): the answer to the prompt, in the same parameterisation.
-        scale (`float`): 0 is unconditional, 1 conditional, above 1 extrapolates.
+        scale (`float`, or `torch.Tensor` of shape `(n,)`): 0 is unconditional, 1 conditional, above 1 extrapolates.
 
     Raises:
         ValueError: shapes differ.
     """
     unconditional, conditional = same_shape_floats(unconditional=unconditional, conditional=conditional)
-    return unconditional + scale * (conditional - unconditional)
+    return unconditional + _per_sample("scale", scale, conditional) * (conditional - unconditional)
 
 
 def _per_sample(name, value, like):

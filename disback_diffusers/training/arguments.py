@@ -83,6 +83,7 @@ class DistillationArguments:
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
     guidance_scale: float = flag(1.0, "Classifier-free guidance of the target; 1 is off.")
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.")
+    guidance_max_timestep: int = flag(600, "Guide only up to this timestep: at higher noise guidance over-sharpens.")
     proportion_empty_prompts: float = flag(0.1, "Share of prompts emptied in the denoising losses.")
 
     # Optimization
@@ -138,7 +139,7 @@ class DistillationArguments:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # also refuses NaN
                 raise UsageError(f"--{name} must be a number greater than 0, not {value}.")
-        for name in ("lr_warmup_steps", "validation_steps", "adam_weight_decay"):
+        for name in ("lr_warmup_steps", "validation_steps", "adam_weight_decay", "guidance_max_timestep"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"--{name} must be 0 or greater, not {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:

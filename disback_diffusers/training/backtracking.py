@@ -91,17 +91,19 @@ class DistributionBacktracking(Stage):
     def guided_x0(self, role, x_t, batch, scale, conditional=None):
         """x0 prediction of a role (None: the teacher) under classifier-free guidance, float32, like x_t.
 
-        Where the prompt was emptied, guidance has no effect: both branches are the same.
+        Guidance acts up to `--guidance_max_timestep`: at higher noise it leads away from all noisy images. Where the
+        prompt was emptied it has no effect: both branches are the same.
         """
+        guided = torch.where(batch.t <= self.args.guidance_max_timestep, scale, 1.0)
         conditioning = batch.score_conditioning
         empty = self.batches.empty.expand(len(x_t))
         if scale == 1:
             output = self.forward(role, x_t, batch.t, conditioning) if conditional is None else conditional
         elif conditional is None:
             both = self.forward(role, torch.cat([x_t, x_t]), torch.cat([batch.t, batch.t]), empty.cat(conditioning))
-            output = guide(*both.float().chunk(2), scale)
+            output = guide(*both.chunk(2), guided)
         else:
-            output = guide(self.forward(role, x_t, batch.t, empty).float(), conditional.float(), scale)
+            output = guide(self.forward(role, x_t, batch.t, empty), conditional, guided)
         return self.schedule.to_x0(output, x_t, batch.t)
 
     # -----------------------------------------------------------------------------------------------------------------

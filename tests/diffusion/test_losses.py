@@ -258,6 +258,9 @@ def test_guide():
     torch.testing.assert_close(guide(empty, prompt, 0.0), empty)
     torch.testing.assert_close(guide(empty, prompt, 1.0), prompt)
     torch.testing.assert_close(guide(empty, prompt, 7.5), -6.5 * empty + 7.5 * prompt)
+    each = torch.arange(len(empty), dtype=empty.dtype)
+    rows = [guide(empty[i : i + 1], prompt[i : i + 1], float(each[i])) for i in range(len(empty))]
+    torch.testing.assert_close(guide(empty, prompt, each), torch.cat(rows))
     assert guide(empty.bfloat16(), prompt.bfloat16(), 7.5).dtype == torch.float32
     with pytest.raises(ValueError, match="conditional has shape"):
         guide(empty, prompt[:1], 7.5)

@@ -152,13 +152,16 @@ def test_accumulated_batches_make_one_update_of_their_mean_gradient(make_context
 def test_guidance_is_applied_to_each_score_with_its_own_scale(walk):
     context, path, stage = walk()
     batch = context.batches.draw("check", 1)
+    batch.t = torch.tensor([600, 601])  # one sample at the last guided timestep, one beyond it
     x_t = context.teacher.schedule.add_noise(torch.zeros_like(batch.noise), batch.epsilon, batch.t)
     conditional, empty = (
         context.teacher.schedule.to_x0(stage.forward("fake", x_t, batch.t, c), x_t, batch.t)
         for c in (batch.score_conditioning, context.batches.empty.expand(2))
     )
-    guided = stage.guided_x0("fake", x_t, batch, 2.5)
-    torch.testing.assert_close(guided, empty + 2.5 * (conditional - empty), rtol=1e-4, atol=1e-4)
+    scale = torch.tensor([2.5, 1.0]).view(2, 1, 1, 1)
+    for cached in (None, stage.forward("fake", x_t, batch.t, batch.score_conditioning)):
+        guided = stage.guided_x0("fake", x_t, batch, 2.5, cached)
+        torch.testing.assert_close(guided, empty + scale * (conditional - empty), rtol=1e-4, atol=1e-4)
 
 
 def test_roles_share_rank_and_start_as_the_teacher(make_context):
