@@ -17,9 +17,10 @@ REQUIREMENTS = [
     "datasets>=4.0",
     "diffusers>=0.40",  # older ones ignore `dtype=` in from_pretrained without a word
     "huggingface_hub>=1.23",  # what diffusers 0.40 asks for
+    "jinja2>=3.1",
     "matplotlib>=3.9",
     "numpy>=2.0",
-    "peft>=0.18",  # peft.functional.set_requires_grad
+    "peft>=0.18",
     "pillow>=10.1",
     "pyyaml>=6.0",
     "safetensors>=0.8",

@@ -119,7 +119,7 @@ def _main(words, pipe, folder, traps, environment):
     for stream in (1, 2):
         os.dup2(pipe.fileno(), stream)
     os.chdir(folder)
-    os.environ.update(environment)
+    os.environ.update({"ACCELERATE_USE_CPU": "true", **environment})
     sys.argv = [str(SCRIPT)]
     for trap in traps:
         sys.addaudithook(trap)
@@ -138,7 +138,6 @@ def pair_environments():
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared["ACCELERATE_USE_CPU"] = "true"
     return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
 
 

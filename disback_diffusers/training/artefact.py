@@ -28,7 +28,7 @@ def artefact_config(context, path):
         "lora_alpha": args.lora_alpha if args.student == "lora" else None,
         "method": {name: getattr(args, name) for name in METHOD},
     }
-    if path is not None:
+    if path is not None and not args.no_backtracking:
         config["method"]["node_steps"] = [node.step for node in path.nodes]
     return config
 

@@ -440,6 +440,12 @@ def test_made_from_parts_or_another_pipeline(tmp_path):
         assert other.conditioning_timestep == 499 and torch.allclose(image(other), image(pipe), atol=1e-6)
 
 
+def test_with_a_stock_scheduler_put_in_by_hand(epsilon, pipe):
+    other = DisBackPipeline(**pipe.components, conditioning_timestep=TIMESTEP)
+    other.scheduler = LCMScheduler.from_pretrained(epsilon.base, subfolder="scheduler")
+    assert torch.allclose(image(other), image(pipe), atol=1e-5)
+
+
 def test_save_with_a_compiled_unet(epsilon, tmp_path):
     pipe = DisBackPipeline.from_pretrained(epsilon.folders["lora"])
     pipe.unet = torch.compile(pipe.unet)  # which takes a minute, but only when called

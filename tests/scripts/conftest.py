@@ -27,6 +27,9 @@ def files(sd_folder, tmp_path, monkeypatch):
 def fails(files, monkeypatch, capfd):
     """A function that runs the script with more flags and checks code and message; `early` is before weights load."""
     monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    for optional in ("bitsandbytes", "wandb", "xformers"):
+        monkeypatch.setitem(sys.modules, optional, None)  # as if it were not installed
 
     def check(flags, *expected, code=2, early=True):
         more = flags.split() if isinstance(flags, str) else flags

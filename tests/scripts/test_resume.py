@@ -188,7 +188,7 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
 
 def _average(environment, pipe):
     """In one of two processes: what two parameters and their gradients are before and after a step."""
-    os.environ.update(environment)
+    os.environ.update({"ACCELERATE_USE_CPU": "true", **environment})
     learner, rank = make_learner(), int(environment["RANK"])
     for i, parameter in enumerate(learner.parameters):
         parameter.grad = torch.full_like(parameter, float(10**rank * (i + 1)))
