@@ -83,7 +83,7 @@ class DistillationArguments:
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
     guidance_scale: float = flag(1.0, "Classifier-free guidance of the target; 1 is off.")
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.")
-    guidance_max_timestep: int = flag(600, "Guide only up to this timestep: at higher noise guidance over-sharpens.")
+    guidance_max_timestep: int = flag(600, "Guide only up to this timestep; guiding at all of them gave a worse FD.")
     proportion_empty_prompts: float = flag(0.1, "Share of prompts emptied in the denoising losses.")
 
     # Optimization
