@@ -91,8 +91,8 @@ class DistributionBacktracking(Stage):
     def guided_x0(self, role, x_t, batch, scale, conditional=None):
         """x0 prediction of a role (None: the teacher) under classifier-free guidance, float32, like x_t.
 
-        Guidance acts up to `--guidance_max_timestep` (benchmarks/results/guidance.json). Where the prompt was emptied it
-        has no effect: both branches are the same.
+        Guidance acts up to `--guidance_max_timestep` (benchmarks/results/guidance.json). Where the prompt was
+        emptied it has no effect: both branches are the same.
         """
         guided = torch.where(batch.t <= self.args.guidance_max_timestep, scale, 1.0)
         conditioning = batch.score_conditioning
