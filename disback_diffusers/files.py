@@ -35,6 +35,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        usual_mode(temporary)
         _sync(temporary)
         os.replace(temporary, path)
         if os.name == "posix":
@@ -47,6 +48,13 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def usual_mode(file: Path) -> None:
+    """Give a file the permissions that a plain `open` would have: safetensors makes its files readable to no one else."""
+    umask = os.umask(0)  # which can only be read by setting it
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
 
 
 def _sync(path: Path) -> None:

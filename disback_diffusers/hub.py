@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
 from .errors import RunError, UsageError
-from .files import atomic_write
+from .files import atomic_write, usual_mode
 from .models.embedded import EMBEDDED
 
 
@@ -121,6 +121,8 @@ def save_student_unet(folder, unet):
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{UNET_FOLDER}-") as temporary:
             new, old = Path(temporary) / "new", Path(temporary) / "old"
             unet.save_pretrained(new)
+            for file in new.iterdir():
+                usual_mode(file)
             config = json.loads((new / "config.json").read_text(encoding="utf-8"))
             config.pop("_name_or_path", None)  # a path of this machine, or the base: this is neither
             (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -42,6 +42,18 @@ def test_writes_and_replaces(tmp_path, writer):
     assert file.stat().st_size >= 400_000 and os.listdir(file.parent) == ["file.bin"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_others_may_read_what_the_umask_allows(tmp_path, writer):
+    file = tmp_path / "file.bin"
+    before = os.umask(0o027)
+    try:
+        atomic_write(file, WRITERS[writer])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path, writer):
     file = tmp_path / "file.bin"

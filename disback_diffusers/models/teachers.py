@@ -6,6 +6,7 @@ import os
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from ..diffusion.losses import guide
 from ..diffusion.noise import NoiseSchedule
@@ -28,6 +29,7 @@ class StableDiffusionTeacher:
     """
 
     pipeline_class = StableDiffusionPipeline
+    text_encoders = {"text_encoder": CLIPTextModel}
 
     def __init__(self, name, revision=None, variant=None):
         self.name, self.path = name, resolve(name)
@@ -92,6 +94,13 @@ class StableDiffusionTeacher:
             raise self._error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
         return model.requires_grad_(False)
 
+    def _load_text_encoder(self, cls, subfolder, dtype):
+        options = {"subfolder": subfolder, "variant": self.variant, "dtype": dtype, "output_loading_info": True}
+        model, info = self._load(f"{subfolder}/", cls.from_pretrained, **options)
+        if missing := sorted(info["missing_keys"]):  # which transformers would draw at random
+            raise self._error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
+        return model
+
     # -----------------------------------------------------------------------------------------------------------------
 
     @property
@@ -122,8 +131,8 @@ class StableDiffusionTeacher:
     def load_encoder(self, device, dtype=torch.float32):
         """A function from prompts (`list[str]`) to their `Conditioning`, by the pipeline's own text encoder."""
         parts = {"unet": None, "vae": None, "safety_checker": None, "feature_extractor": None, "image_encoder": None}
-        load = self.pipeline_class.from_pretrained
-        pipeline = self._load("text encoder", load, variant=self.variant, dtype=dtype, **parts).to(device)
+        parts |= {name: self._load_text_encoder(cls, name, dtype) for name, cls in self.text_encoders.items()}
+        pipeline = self._load("tokenizer", self.pipeline_class.from_pretrained, **parts).to(device)
 
         @torch.no_grad()
         def encode(prompts):

@@ -25,9 +25,7 @@ def plan(args, teacher, n_prompts, accelerator):
     optimizer = 2 if args.use_8bit_adam else 8  # bytes a parameter of Adam's two moments
     memory = {
         "base, frozen": base * base_bytes,
-        "adapters (target, fake" + (", student)" if args.student == "lora" else ")"): lora
-        * 4
-        * (3 if args.student == "lora" else 2),
+        f"adapters ({', '.join(roles.names)})": len(roles.names) * lora * 4,
         "student UNet": base * 4 if args.student == "full" else 0,
         "EMA": trained * 4,
         "gradients": (trained + lora) * 4,

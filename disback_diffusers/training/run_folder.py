@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,8 +151,9 @@ class RunFolder:
             write: is given an empty folder; must end with a state.json in it.
         """
         name = f"checkpoint-{'degradation-' if stage == STAGES[0] else ''}{step}"
-        temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.folder))
+        temporary = self.folder / f".{name}-{os.getpid()}"
         try:
+            temporary.mkdir()
             write(temporary)
             self._remove(self.folder / name)
             os.replace(temporary, self.folder / name)

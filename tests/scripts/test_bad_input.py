@@ -133,9 +133,11 @@ def test_truncated_weights(fails, changed_teacher, part):
     fails("--pretrained_teacher_model ./changed", "./changed", part.split("_")[0].split("/")[0], early=False)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae"])
-def test_weights_that_lack_a_tensor(fails, changed_teacher, part):
-    file = changed_teacher() / part / "diffusion_pytorch_model.safetensors"
+@pytest.mark.parametrize(
+    "file", [f"{part}/diffusion_pytorch_model" for part in ("unet", "vae")] + ["text_encoder/model"]
+)
+def test_weights_that_lack_a_tensor(fails, changed_teacher, file):
+    part, file = file.split("/")[0], changed_teacher() / f"{file}.safetensors"
     tensors = load_file(file)
     name, *others = tensors
     save_file({key: tensors[key] for key in others}, file, {"format": "pt"})

@@ -97,6 +97,15 @@ def test_without_backtracking_a_fake_score_that_is_the_teacher_moves_nothing(mak
     assert same(first, context.student.state_dict())
 
 
+@pytest.mark.parametrize("target, fake", [(2.0, 2.0), (2.0, 1.0), (1.0, 2.0)])
+def test_target_and_fake_score_are_guided_by_their_own_scales(make_context, target, fake):
+    context = make_context(
+        no_backtracking=True, guidance_scale=target, fake_guidance_scale=fake, guidance_max_timestep=999
+    )
+    (metrics,) = steps(DistributionBacktracking(context, None), 1)  # the fake score is the teacher
+    assert (metrics["gap"] > 1e-3) == (target != fake)
+
+
 def test_the_student_is_drawn_to_the_teacher(make_context):
     """A student that is off in one direction is led back: the score difference points the right way."""
     context = make_context(
