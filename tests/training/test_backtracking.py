@@ -73,6 +73,19 @@ def test_one_iteration_is_six_forwards_of_work(walk):
     ]
 
 
+def test_prompts_are_emptied_for_the_scores_and_not_for_the_student(walk):
+    context, path, stage = walk(proportion_empty_prompts=0.999)
+    seen = {}
+
+    def watch(module, args, kwargs):
+        seen[context.roles.active] = {row.sum().item() for row in kwargs["encoder_hidden_states"]}
+
+    context.roles.unet.register_forward_pre_hook(watch, with_kwargs=True)
+    steps(stage, 1)
+    empty = context.batches.empty.hidden_states.sum().item()
+    assert seen[("fake",)] == seen[("target",)] == {empty} and empty not in seen[("student",)]
+
+
 @pytest.mark.parametrize("student", ["lora", "full"])
 def test_student_and_fake_learn_and_nothing_else_changes(walk, student):
     context, path, stage = walk(student=student)
@@ -85,7 +98,19 @@ def test_student_and_fake_learn_and_nothing_else_changes(walk, student):
     assert not same(fake, snapshot(roles, "fake"))
     trained = context.student.state_dict()
     assert not all(torch.equal(first[key], trained[key]) for key in first)
-    assert not torch.equal(context.student.ema.shadow_params[-1], context.student.parameters()[-1])
+
+
+@pytest.mark.parametrize("student", ["lora", "full"])
+def test_the_average_follows_the_student(make_context, student):
+    context = make_context(student=student, no_backtracking=True, fake_score_init="random", ema_decay=0.5)
+    context.roles.randomize("fake", seed=1)
+    stage = DistributionBacktracking(context, None)
+    mean = [parameter.detach().clone() for parameter in context.student.parameters()]
+    for n in range(3):
+        steps(stage, 1)
+        decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0  # diffusers lets it rise at first
+        mean = [decay * m + (1 - decay) * p.detach() for m, p in zip(mean, context.student.parameters())]
+    torch.testing.assert_close(context.student.ema.shadow_params, mean)
 
 
 def test_without_backtracking_a_fake_score_that_is_the_teacher_moves_nothing(make_context):
@@ -130,32 +155,49 @@ def test_the_student_is_drawn_to_the_teacher(make_context):
 
 
 def test_further_updates_of_the_fake_score(make_context):
-    one, three = (make_context(no_backtracking=True, fake_score_updates_per_step=k) for k in (1, 3))
-    for context in (one, three):
-        steps(DistributionBacktracking(context, None), 1)
-    assert not same(snapshot(one.roles, "fake"), snapshot(three.roles, "fake"))
-    stage = DistributionBacktracking(three, None)
+    context, seen = make_context(no_backtracking=True, fake_score_updates_per_step=3), []
+    context.roles.unet.register_forward_pre_hook(
+        lambda module, args: seen.append((args[0], args[1])) if context.roles.active == ("fake",) else None
+    )
+    stage = DistributionBacktracking(context, None)
     steps(stage, 1)
+    assert len(seen) == 3
+    for (x_t, t), (other_x_t, other_t) in zip(seen, seen[1:]):
+        assert not torch.equal(x_t, other_x_t) and not torch.equal(t, other_t)  # each on noise and times of its own
     count = {
         name: next(iter(learner.optimizer.state.values()))["step"].item() for name, learner in stage.learners.items()
     }
     assert count == {"student": 1, "fake": 3}
 
 
+def test_the_schedule_ends_with_the_run_for_both(make_context):
+    settings = {"lr_scheduler": "linear", "fake_score_updates_per_step": 2, "max_train_steps": 4}
+    stage = DistributionBacktracking(make_context(no_backtracking=True, **settings), None)
+    rates = []
+    for _ in range(2):
+        steps(stage, 2)
+        rates.append([learner.schedule.get_last_lr()[0] for learner in stage.learners.values()])
+    assert rates == [[pytest.approx(0.5e-3)] * 2, [0, 0]]
+
+
 def test_accumulated_batches_make_one_update_of_their_mean_gradient(make_context):
-    """Two parts of two samples are one batch of four, as long as both draw the same; so compare by gradient norm."""
-    context = make_context(no_backtracking=True, gradient_accumulation_steps=2, fake_score_init="random")
-    context.roles.randomize("fake", seed=1)
-    stage = DistributionBacktracking(context, None)
-    parts = []
+    settings = {"no_backtracking": True, "fake_score_init": "random"}
+    stages = []
+    for parts in (1, 2):
+        context = make_context(gradient_accumulation_steps=parts, **settings)
+        context.roles.randomize("fake", seed=1)
+        stages.append(DistributionBacktracking(context, None))
+    one, both = stages
+    expected = {"student": 0.0, "fake": 0.0}
     for part in (0, 1):
-        stage._student_and_fake_losses(1, part)
-        parts.append([p.grad.clone() for p in stage.student_learner.parameters])
-        for p in (*stage.student_learner.parameters, *stage.fake_learner.parameters):
-            p.grad = None
-    expected = torch.cat([(a + b).flatten() for a, b in zip(*parts)]).norm()  # each is already divided by 2
-    metrics = stage.train_step(1)
-    assert metrics["grad_norm_student"].item() == pytest.approx(expected.item(), rel=1e-5)
+        one._student_and_fake_losses(1, part)
+        for name, learner in one.learners.items():
+            gradients = torch.cat([p.grad.flatten() for p in learner.parameters])
+            expected[name] = expected[name] + gradients / 2
+            learner.optimizer.zero_grad()
+    metrics = both.train_step(1)
+    for name, gradient in expected.items():
+        assert metrics[f"grad_norm_{name}"].item() == pytest.approx(gradient.norm().item(), rel=1e-4)
 
 
 def test_guidance_is_applied_to_each_score_with_its_own_scale(walk):
