@@ -40,8 +40,9 @@ class Measurements:
         self.context, self.judge = context, Judge()
         self.prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
         self.text = self.judge.text_features(self.prompts)
-        self.conditioning = encode_all(self.prompts)
-        shape = context.batches.latent_shape
+        bucket = context.batches.buckets[0]
+        self.conditioning = encode_all(self.prompts).told(bucket.added)
+        shape = bucket.latent_shape
         self.noise = torch.randn(len(self.prompts), *shape, generator=torch.Generator().manual_seed(noise_seed))
         self.rows, self.start, self.paused = [], time.perf_counter(), 0.0
 

@@ -2,6 +2,7 @@
 """Generating with a distilled student."""
 
 from .pipeline_disback import DisBackPipeline
+from .pipeline_disback_xl import DisBackXLPipeline
 
 
-__all__ = ["DisBackPipeline"]
+__all__ = ["DisBackPipeline", "DisBackXLPipeline"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Runs of `train_disback_sd.py`: in processes of their own, ended by a signal at an exact moment, and compared.
+"""Runs of a training script: in processes of their own, ended by a signal at an exact moment, and compared.
 
     run = start([*words, "--output_dir", "out"], Trap("open", r"log.jsonl a", 3))     # SIGKILL before the third line
     assert run.wait() == -signal.SIGKILL
@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import runpy
 import signal
 import socket
 import sys
@@ -22,7 +23,9 @@ import torch
 from safetensors.torch import load_file
 
 
-SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train_disback_sd.py"
+SCRIPTS = Path(__file__).parents[1] / "train_scripts"
+SCRIPT = SCRIPTS / "train_disback_sd.py"
+SDXL_SCRIPT = SCRIPTS / "train_disback_sdxl.py"
 # Stage 1: nodes after 2, 3 and 6 updates; stage 2: two updates at node 2, two at node 1, four at the teacher.
 QUICK = ("--degradation_steps 6 --degradation_nodes 3 --steps_per_node 2 --max_train_steps 8 --checkpointing_steps 2 "
          "--lora_rank 2 --lora_target_modules to_q to_v conv1 --train_batch_size 2 --learning_rate 1e-3 "
@@ -72,6 +75,7 @@ class FileLimit(Trap):
 
 @dataclass
 class Run:
+    script: Path
     process: multiprocessing.Process
     pipe: Connection = field(repr=False)
     output: str = field(default="", repr=False)  # what it printed on stdout and stderr
@@ -91,7 +95,7 @@ class Run:
     @property
     def told(self):
         """The lines by which the script itself told why it ended."""
-        return [line for line in self.output.splitlines() if line.startswith(f"{SCRIPT.name}: ")]
+        return [line for line in self.output.splitlines() if line.startswith(f"{self.script.name}: ")]
 
 
 def forkserver():
@@ -101,35 +105,31 @@ def forkserver():
     return context
 
 
-def start(words, *traps, **environment):
+def start(words, *traps, script=SCRIPT, **environment):
     """Start the script with these words in a process of its own."""
     context = forkserver()
     reader, writer = context.Pipe(duplex=False)  # and no file: a file could not be written to on a full disk
-    process = context.Process(target=_main, args=(list(words), writer, os.getcwd(), traps, environment))
+    process = context.Process(target=_main, args=(script, list(words), writer, os.getcwd(), traps, environment))
     process.start()
     writer.close()
-    return Run(process, reader)
+    return Run(script, process, reader)
 
 
-def _main(words, pipe, folder, traps, environment):
-    from disback_diffusers.models.teachers import StableDiffusionTeacher
-    from disback_diffusers.training.arguments import parse_args
-    from disback_diffusers.training.distill import run_script
-
+def _main(script, words, pipe, folder, traps, environment):
     for stream in (1, 2):
         os.dup2(pipe.fileno(), stream)
     os.chdir(folder)
     os.environ.update({"ACCELERATE_USE_CPU": "true", **environment})
-    sys.argv = [str(SCRIPT)]
+    sys.argv = [str(script), *words]
     for trap in traps:
         sys.addaudithook(trap)
-    sys.exit(run_script(lambda: parse_args(words), StableDiffusionTeacher))
+    runpy.run_path(str(script), run_name="__main__")
 
 
-def start_pair(words, *traps):
+def start_pair(words, *traps, script=SCRIPT):
     """The same on two processes that train together on the CPU; the traps are for the first."""
     first, second = pair_environments()
-    return start(words, *traps, **first), start(words, **second)
+    return start(words, *traps, script=script, **first), start(words, script=script, **second)
 
 
 def pair_environments():

@@ -5,7 +5,7 @@ import copy
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import UNet2DConditionModel
 
 from disback_diffusers.hub import save_student_lora, save_student_unet, write_artefact_config
 from disback_diffusers.models.roles import ALL_TARGETS, Roles
@@ -18,7 +18,7 @@ RANK, ALPHA = 4, 8  # not equal: the scale must be kept
 
 def lora_student(base):
     """The `Roles` of a teacher folder's UNet, with a random "student"."""
-    roles = Roles(StableDiffusionPipeline.from_pretrained(base).unet)
+    roles = Roles(UNet2DConditionModel.from_pretrained(base, subfolder="unet"))
     roles.add("student", RANK, ALPHA, ALL_TARGETS)
     roles.randomize("student", seed=1)
     roles.use("student")

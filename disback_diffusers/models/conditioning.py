@@ -51,9 +51,22 @@ class Conditioning:
     def cat(self, *others):
         return self.map(lambda *parts: torch.cat(parts), *others)
 
+    def told(self, added):
+        """The same with further tensors (1, k), each repeated for every row."""
+        rows = {key: value.to(self.hidden_states.device).expand(len(self), -1) for key, value in added.items()}
+        return Conditioning(self.hidden_states, {**self.added, **rows})
+
     def kwargs(self):
         """Keyword arguments of `UNet2DConditionModel.forward`."""
         return {"encoder_hidden_states": self.hidden_states, "added_cond_kwargs": self.added or None}
+
+
+@dataclass
+class Bucket:
+    """One image size to train at."""
+
+    latent_shape: tuple[int, int, int]  # (c, h, w)
+    added: dict[str, torch.Tensor] = field(default_factory=dict)  # what the UNet is told of it: (1, k) by name
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,14 +5,24 @@ import inspect
 import os
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ..diffusion.losses import guide
 from ..diffusion.noise import NoiseSchedule
 from ..errors import UsageError
-from .conditioning import Conditioning
+from .conditioning import Bucket, Conditioning
 from .embedded import resolve
+
+
+DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
 
 
 class StableDiffusionTeacher:
@@ -23,6 +33,7 @@ class StableDiffusionTeacher:
     Args:
         name (`str`): folder, Hub id, or "embedded".
         revision (`str`, *optional*), variant (`str`, *optional*): as in `from_pretrained`.
+        vae (`str`, *optional*): folder or Hub id of another VAE, to decode with.
 
     Raises:
         UsageError: no such pipeline, another kind of pipeline, or one that cannot be distilled.
@@ -31,11 +42,12 @@ class StableDiffusionTeacher:
     pipeline_class = StableDiffusionPipeline
     text_encoders = {"text_encoder": CLIPTextModel}
 
-    def __init__(self, name, revision=None, variant=None):
-        self.name, self.path = name, resolve(name)
+    def __init__(self, name, revision=None, variant=None, vae=None):
+        self.name, self.path, self.vae_name = name, resolve(name), vae
         self.hub = {"revision": revision}
         self.variant = variant
-        kind = self._config(DiffusionPipeline).get("_class_name", "model of no known class")
+        self._index = self._config(DiffusionPipeline)
+        kind = self._index.get("_class_name", "model of no known class")
         if kind != self.pipeline_class.__name__:
             raise self._error(
                 f"is a {kind}; this script distills a {self.pipeline_class.__name__}: take one, or another script."
@@ -109,15 +121,31 @@ class StableDiffusionTeacher:
         size = self.unet_config["sample_size"]
         return (size if isinstance(size, int) else size[0]) * self.vae_scale_factor
 
-    def latent_shape(self, resolution=None):
-        """(channels, height, width) of the latents of an image of `resolution` pixels."""
-        resolution = resolution or self.default_resolution
-        if resolution % self.vae_scale_factor:
-            raise UsageError(
-                f"--resolution {resolution} must be a multiple of {self.vae_scale_factor}, the VAE's factor."
-            )
-        size = resolution // self.vae_scale_factor
-        return self.latent_channels, size, size
+    def buckets(self, resolution):
+        """The image sizes to train at (`list[Bucket]`).
+
+        Args:
+            resolution (`list[str]`): "1024" or "832x1216" (width x height); empty for the teacher's own size.
+
+        Raises:
+            UsageError: no such size, or one that the VAE cannot take.
+        """
+        return [self._bucket(text) for text in resolution or [str(self.default_resolution)]]
+
+    def _bucket(self, text):
+        size = [int(part) for part in text.lower().split("x") if part.isascii() and part.isdigit()]
+        if len(size) != text.lower().count("x") + 1 or len(size) > 2 or 0 in size:
+            raise UsageError(f"--resolution {text} must be pixels, such as 1024 or 832x1216 (width x height).")
+        width, height = size[0], size[-1]
+        factor = self.vae_scale_factor
+        if width % factor or height % factor:
+            raise UsageError(f"--resolution {text} must be a multiple of {factor}, the VAE's factor.")
+        latent_shape = (self.latent_channels, height // factor, width // factor)
+        return Bucket(latent_shape, self._size_conditioning(height, width))
+
+    def _size_conditioning(self, height, width):
+        """What the UNet is told of the image's size."""
+        return {}
 
     def check_timestep(self, timestep):
         if not 0 <= timestep < self.schedule.num_train_timesteps:
@@ -130,20 +158,37 @@ class StableDiffusionTeacher:
 
     def load_encoder(self, device, dtype=torch.float32):
         """A function from prompts (`list[str]`) to their `Conditioning`, by the pipeline's own text encoder."""
-        parts = {"unet": None, "vae": None, "safety_checker": None, "feature_extractor": None, "image_encoder": None}
+        others = ("unet", "vae", "safety_checker", "feature_extractor", "image_encoder")
+        parts = {name: None for name in others if name in self._index}
         parts |= {name: self._load_text_encoder(cls, name, dtype) for name, cls in self.text_encoders.items()}
         pipeline = self._load("tokenizer", self.pipeline_class.from_pretrained, **parts).to(device)
+        return torch.no_grad()(lambda prompts: self._encode(pipeline, prompts))
 
-        @torch.no_grad()
-        def encode(prompts):
-            return Conditioning(pipeline.encode_prompt(prompts, device, 1, False)[0])
-
-        return encode
+    def _encode(self, pipeline, prompts):
+        return Conditioning(pipeline.encode_prompt(prompts, pipeline.device, 1, False)[0])
 
     def load_vae(self):
         """On the CPU; `decode` does it too, but a broken VAE should be told before the training and not after it."""
-        if self._vae is None:
+        if self._vae is None and self.vae_name:
+            self._vae = self._load_other_vae()
+        elif self._vae is None:
             self._vae = self._load_model(AutoencoderKL, "vae")
+
+    def _load_other_vae(self):
+        folder = os.path.join(self.vae_name, "vae")  # a whole pipeline's, too
+        subfolder = "vae" if os.path.isdir(folder) else None
+        try:
+            vae = AutoencoderKL.from_pretrained(self.vae_name, subfolder=subfolder).requires_grad_(False)
+        except Exception as error:  # as in `_load`
+            reason = " ".join(str(error).split())[:300]
+            raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {reason}") from None
+        for key in ("latent_channels", "block_out_channels"):
+            if vae.config[key] != self.vae_config[key]:
+                raise UsageError(
+                    f"--pretrained_vae_model_name_or_path {self.vae_name} has {key} {vae.config[key]}, the teacher's "
+                    f"VAE {self.vae_config[key]}: it is of another kind of model."
+                )
+        return vae
 
     @torch.no_grad()
     def decode(self, latents):
@@ -151,7 +196,8 @@ class StableDiffusionTeacher:
         self.load_vae()
         self._vae.to(latents.device)
         scaled = latents.float() / self._vae.config.scaling_factor
-        images = torch.cat([self._vae.decode(part).sample.cpu() for part in scaled.split(8)])
+        together = max(1, DECODED_TOGETHER // scaled[0, 0].numel())
+        images = torch.cat([self._vae.decode(part).sample.cpu() for part in scaled.split(together)])
         self._vae.to("cpu")
         return (images / 2 + 0.5).clamp(0, 1)
 
@@ -178,3 +224,34 @@ class StableDiffusionTeacher:
                 )
             x = scheduler.step(output, t, x).prev_sample
         return x
+
+
+class StableDiffusionXLTeacher(StableDiffusionTeacher):
+    """A `StableDiffusionXLPipeline` to distill: both text encoders, the pooled embedding, and the size as time_ids."""
+
+    pipeline_class = StableDiffusionXLPipeline
+    text_encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        missing = [name for name in self.text_encoders if self._index.get(name, (None, None))[0] is None]
+        if missing:
+            raise self._error(f"has no {missing[0]} (a refiner?): take the base model.")
+        if self.unet_config.get("addition_embed_type") != "text_time":
+            raise self._error("has a UNet that is not told sizes (addition_embed_type): it is no SDXL.")
+        self._zeros_for_empty = self._index.get("force_zeros_for_empty_prompt", True)
+
+    def _encode(self, pipeline, prompts):
+        device = pipeline.text_encoder.device
+        embeds, _, pooled, _ = pipeline.encode_prompt(
+            prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        conditioning = Conditioning(embeds, {"text_embeds": pooled})
+        if self._zeros_for_empty:  # as the pipeline has it for the negative prompt that nobody gave
+            empty = torch.tensor([prompt == "" for prompt in prompts], device=device)
+            conditioning = conditioning.where(empty, conditioning.map(torch.zeros_like))
+        return conditioning
+
+    def _size_conditioning(self, height, width):
+        """`time_ids` of an image of this very size, not cropped: original size, crop, target size."""
+        return {"time_ids": torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)}

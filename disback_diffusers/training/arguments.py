@@ -30,6 +30,9 @@ class DistillationArguments:
     pretrained_teacher_model: str | None = flag(None, "Folder or Hub id of the teacher; 'embedded' is the tiny one.")
     teacher_revision: str | None = flag(None, "Revision (branch, tag, commit) of the teacher on the Hub.")
     variant: str | None = flag(None, "Weights variant of the teacher, such as 'fp16'.")
+    pretrained_vae_model_name_or_path: str | None = flag(
+        None, "Another VAE (folder or Hub id), such as SDXL's fp16-fix, to draw samples with; training needs none."
+    )
     prompt_dataset: str | None = flag(
         None, "Training prompts: .txt (one a line), .jsonl, .csv, .parquet, or a Hub dataset id; 'embedded' has 1,644."
     )
@@ -42,7 +45,10 @@ class DistillationArguments:
     # Run
     output_dir: str = flag("disback-model", "Where everything is written.")
     seed: int = flag(0, "Seed of all randomness; the same seed gives the same run.")
-    resolution: int | None = flag(None, "Image size in pixels; by default the teacher's own.")
+    resolution: list[str] = flag(
+        [],
+        "Image size in pixels, 1024 or WIDTHxHEIGHT; of several each batch draws one; by default the teacher's own.",
+    )
     train_batch_size: int = flag(8, "Samples a step, on each process.")
     gradient_accumulation_steps: int = flag(1, "Batches an update.")
     gradient_checkpointing: bool = flag(False, "Save memory, at about one third more time.")
@@ -133,7 +139,7 @@ class DistillationArguments:
             train_batch_size gradient_accumulation_steps lora_rank lora_alpha degradation_steps degradation_nodes
             degradation_learning_rate max_train_steps steps_per_node fake_score_updates_per_step learning_rate
             fake_score_learning_rate adam_epsilon max_grad_norm checkpointing_steps checkpoints_total_limit
-            logging_steps resolution guidance_scale fake_guidance_scale conditioning_timestep
+            logging_steps guidance_scale fake_guidance_scale conditioning_timestep
         """.split()
         for name in positive:
             value = getattr(self, name)

@@ -82,7 +82,7 @@ class DistributionBacktracking(Stage):
         return {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach(), "gap": gap}, samples, batch
 
     def _further_fake_update(self, samples, batch, step, repeat):
-        epsilon, t = self.batches.fresh_diffusion(self.name, step, self.parts - 1, repeat)
+        epsilon, t = self.batches.fresh_diffusion(self.name, step, self.parts - 1, repeat, samples.shape)
         output = self.forward(self.fake, self.schedule.add_noise(samples, epsilon, t), t, batch.score_conditioning)
         self.fake_learner.backward(denoising_loss(output, samples, epsilon, t, self.schedule))
         self.fake_learner.step()
@@ -96,14 +96,14 @@ class DistributionBacktracking(Stage):
         """
         guided = torch.where(batch.t <= self.args.guidance_max_timestep, scale, 1.0)
         conditioning = batch.score_conditioning
-        empty = self.batches.empty.expand(len(x_t))
         if scale == 1:
             output = self.forward(role, x_t, batch.t, conditioning) if conditional is None else conditional
         elif conditional is None:
-            both = self.forward(role, torch.cat([x_t, x_t]), torch.cat([batch.t, batch.t]), empty.cat(conditioning))
-            output = guide(*both.chunk(2), guided)
+            both = batch.empty.cat(conditioning)
+            output = self.forward(role, torch.cat([x_t, x_t]), torch.cat([batch.t, batch.t]), both)
+            output = guide(*output.chunk(2), guided)
         else:
-            output = guide(self.forward(role, x_t, batch.t, empty), conditional, guided)
+            output = guide(self.forward(role, x_t, batch.t, batch.empty), conditional, guided)
         return self.schedule.to_x0(output, x_t, batch.t)
 
     # -----------------------------------------------------------------------------------------------------------------

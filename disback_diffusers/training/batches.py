@@ -16,6 +16,7 @@ class Batch:
     noise: torch.Tensor  # (n, c, h, w), standard normal
     conditioning: Conditioning  # the student's prompts
     score_conditioning: Conditioning  # the same, a share of them emptied, for the fake score and the target
+    empty: Conditioning  # the empty prompt, n times
     epsilon: torch.Tensor  # (n, c, h, w), standard normal
     t: torch.Tensor  # (n,), integer timesteps
 
@@ -31,19 +32,16 @@ class BatchSource:
 
     Args:
         bank (`PromptBank`).
-        latent_shape (`tuple`): (c, h, w).
+        buckets (`list[Bucket]`): image sizes; each batch has one of them, by chance.
         timesteps (`tuple`): first and last timestep of the diffusion, 2 % and 98 % of the schedule by default.
         batch_size (`int`): on each process. rank, world (`int`): this process, of how many.
         proportion_empty (`float`): share of the prompts emptied in `score_conditioning`.
     """
 
-    def __init__(
-        self, bank, latent_shape, timesteps, batch_size, proportion_empty, seed, rank=0, world=1, device="cpu"
-    ):
-        self.bank, self.latent_shape, self.timesteps, self.batch_size = bank, latent_shape, timesteps, batch_size
+    def __init__(self, bank, buckets, timesteps, batch_size, proportion_empty, seed, rank=0, world=1, device="cpu"):
+        self.bank, self.buckets, self.timesteps, self.batch_size = bank, buckets, timesteps, batch_size
         self.proportion_empty, self.seed, self.rank, self.world = proportion_empty, seed, rank, world
         self.device = device
-        self.empty = bank.empty.to(device)
         self._epoch, self._order = None, None
 
     def draw(self, stage, step, part=0, parts=1, samples=None):
@@ -52,27 +50,34 @@ class BatchSource:
         `samples` is its size where that is not the batch size.
         """
         random = generator(self.seed, stage, step, part, self.rank)
-        n = samples or self.batch_size
-        shape = (n, *self.latent_shape)
+        n, bucket = samples or self.batch_size, self._bucket(stage, step, part)
+        shape = (n, *bucket.latent_shape)
         first = (((step - 1) * parts + part) * self.world + self.rank) * n
-        conditioning = self.bank.batch([self._index(first + i) for i in range(n)]).to(self.device)
+        conditioning = self.bank.batch([self._index(first + i) for i in range(n)]).to(self.device).told(bucket.added)
+        empty = self.bank.empty.to(self.device).expand(n).told(bucket.added)
         noise, epsilon = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
         emptied = torch.rand(n, generator=random) < self.proportion_empty
         t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (n,), generator=random)
         return Batch(
             noise.to(self.device),
             conditioning,
-            conditioning.where(emptied.to(self.device), self.empty.expand(n)),
+            conditioning.where(emptied.to(self.device), empty),
+            empty,
             epsilon.to(self.device),
             t.to(self.device),
         )
 
-    def fresh_diffusion(self, stage, step, part, repeat):
-        """Another epsilon and t for a further update of the fake score on the same samples."""
+    def fresh_diffusion(self, stage, step, part, repeat, shape):
+        """Another epsilon (of this shape) and t for a further update of the fake score on the same samples."""
         random = generator(self.seed, stage, step, part, self.rank, repeat)
-        epsilon = torch.randn((self.batch_size, *self.latent_shape), generator=random)
-        t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (self.batch_size,), generator=random)
+        epsilon = torch.randn(shape, generator=random)
+        t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (shape[0],), generator=random)
         return epsilon.to(self.device), t.to(self.device)
+
+    def _bucket(self, stage, step, part):
+        """The same one on every process, so that none has to wait for a larger image of another."""
+        random = generator(self.seed, stage, step, part, "bucket")
+        return self.buckets[torch.randint(len(self.buckets), (), generator=random)]
 
     def _index(self, position):
         """Prompt at this position of an endless walk: every prompt once an epoch, in a new order each."""

@@ -94,7 +94,7 @@ class DegradationRecording(Stage):
             student = self.student(batch.noise, batch.conditioning)
             with self.roles():
                 teacher = self.context.teacher.sample(
-                    self.roles.unet, batch.noise, batch.conditioning, self.batches.empty, TEACHER_STEPS
+                    self.roles.unet, batch.noise, batch.conditioning, batch.empty, TEACHER_STEPS
                 )
         return batch.conditioning, batch.epsilon, times, {"student": student, "teacher": teacher}
 

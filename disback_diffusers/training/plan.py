@@ -33,7 +33,7 @@ def plan(args, teacher, n_prompts, accelerator):
     }
     nodes = 0 if args.no_backtracking else args.degradation_nodes
     guided = (args.guidance_scale != 1) + (args.fake_guidance_scale != 1)
-    latents = "x".join(map(str, teacher.latent_shape(args.resolution)))
+    latents = ", ".join("x".join(map(str, bucket.latent_shape)) for bucket in teacher.buckets(args.resolution))
     samples = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
     forwards = 5 + guided + 2 * (args.fake_score_updates_per_step - 1)
     rows = [

@@ -22,9 +22,10 @@ from .validation import Validator, validation_prompts
 
 def prepare(args, teacher_class):
     """Everything that can go wrong before weights are loaded."""
-    teacher = teacher_class(args.pretrained_teacher_model, args.teacher_revision, args.variant)
+    vae = args.pretrained_vae_model_name_or_path
+    teacher = teacher_class(args.pretrained_teacher_model, args.teacher_revision, args.variant, vae)
     teacher.check_timestep(args.conditioning_timestep)
-    teacher.latent_shape(args.resolution)
+    teacher.buckets(args.resolution)
     optimizer_class(args.use_8bit_adam)
     _check_xformers(args)
     prompts = load_prompts(args.prompt_dataset, args.caption_column)
@@ -138,7 +139,7 @@ def build(args, teacher, prompts, accelerator, folder):
     last = teacher.schedule.num_train_timesteps - 1
     batches = BatchSource(
         bank,
-        teacher.latent_shape(args.resolution),
+        teacher.buckets(args.resolution),
         (round(0.02 * last), round(0.98 * last)),
         args.train_batch_size,
         args.proportion_empty_prompts,

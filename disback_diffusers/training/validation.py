@@ -37,7 +37,10 @@ class Validator:
 
     def __init__(self, context, prompts, conditioning, folder):
         self.context, self.prompts, self.conditioning, self.folder = context, prompts, conditioning, Path(folder)
-        shape = context.batches.latent_shape
+        bucket = context.batches.buckets[0]
+        self.conditioning = self.conditioning.told(bucket.added)
+        self.empty = context.batches.bank.empty.to("cpu").told(bucket.added)
+        shape = bucket.latent_shape
         self.noise = torch.cat(
             [torch.randn(1, *shape, generator=generator("validation", i)) for i in range(len(prompts))]
         )
@@ -57,7 +60,7 @@ class Validator:
         """The teacher's, from the same noise, drawn once."""
         if self._teacher_images is None:
             context, device = self.context, self.context.accelerator.device
-            noise, conditioning, empty = self.noise.to(device), self.conditioning.to(device), context.batches.empty
+            noise, conditioning, empty = (x.to(device) for x in (self.noise, self.conditioning, self.empty))
             scale = context.args.guidance_scale
             with context.accelerator.autocast(), context.roles():
                 latents = context.teacher.sample(context.roles.unet, noise, conditioning, empty, TEACHER_STEPS, scale)

@@ -20,7 +20,7 @@ from tiny_students import TIMESTEP, noise, save_students, write_config
 
 from disback_diffusers import DisBackPipeline, NoiseSchedule, RunError, UsageError
 from disback_diffusers.hub import CONFIG_NAME, LORA_NAME
-from disback_diffusers.pipelines.pipeline_disback import one_step_scheduler
+from disback_diffusers.pipelines.one_step import one_step_scheduler
 
 
 KINDS = ("lora", "unet", "full")
@@ -301,9 +301,10 @@ def test_recorded_base_that_is_not_here(lora):
         DisBackPipeline.from_pretrained(lora)
 
 
-def test_pipeline_of_another_class(epsilon, sdxl_folder):
-    with pytest.raises(UsageError, match="is a StableDiffusionXLPipeline; there are students of: "):
-        DisBackPipeline.from_pretrained(sdxl_folder)
+def test_pipeline_of_another_class(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    with pytest.raises(UsageError, match="is a StableDiffusion3Pipeline; there are students of: "):
+        DisBackPipeline.from_pretrained(tmp_path)
 
 
 @pytest.fixture(scope="module")

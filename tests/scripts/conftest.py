@@ -31,10 +31,10 @@ def fails(files, monkeypatch, capfd):
     for optional in ("bitsandbytes", "wandb", "xformers"):
         monkeypatch.setitem(sys.modules, optional, None)  # as if it were not installed
 
-    def check(flags, *expected, code=2, early=True):
+    def check(flags, *expected, code=2, early=True, teacher_class=StableDiffusionTeacher):
         more = flags.split() if isinstance(flags, str) else flags
         capfd.readouterr()
-        got = run_script(lambda: parse_args(quick_words(*more)), StableDiffusionTeacher)
+        got = run_script(lambda: parse_args(quick_words(*more)), teacher_class)
         printed = capfd.readouterr().err
         assert got == code, printed
         check_message(printed, *expected)
@@ -47,10 +47,10 @@ def fails(files, monkeypatch, capfd):
 
 @pytest.fixture
 def changed_teacher(files, sd_folder):
-    """A function that makes ./changed, a copy of the teacher in which one JSON file has other values."""
+    """A function that makes ./changed, a copy of a teacher in which one JSON file has other values."""
 
-    def change(file=None, **values):
-        shutil.copytree(sd_folder, files / "changed")
+    def change(file=None, teacher=sd_folder, **values):
+        shutil.copytree(teacher, files / "changed")
         if file:
             path = files / "changed" / file
             config = {**json.loads(path.read_text()), **values}

@@ -82,7 +82,7 @@ def test_prompts_are_emptied_for_the_scores_and_not_for_the_student(walk):
 
     context.roles.unet.register_forward_pre_hook(watch, with_kwargs=True)
     steps(stage, 1)
-    empty = context.batches.empty.hidden_states.sum().item()
+    empty = context.batches.bank.empty.hidden_states.sum().item()
     assert seen[("fake",)] == seen[("target",)] == {empty} and empty not in seen[("student",)]
 
 
@@ -143,9 +143,7 @@ def test_the_student_is_drawn_to_the_teacher(make_context):
         with torch.no_grad():
             x0 = context.student(batch.noise, batch.conditioning)
             with context.roles():
-                teacher = context.teacher.sample(
-                    context.roles.unet, batch.noise, batch.conditioning, context.batches.empty, 10
-                )
+                teacher = context.teacher.sample(context.roles.unet, batch.noise, batch.conditioning, batch.empty, 10)
         return (x0.mean(dim=(0, 2, 3)) - teacher.mean(dim=(0, 2, 3))).norm().item()
 
     before = offset()
@@ -207,7 +205,7 @@ def test_guidance_is_applied_to_each_score_with_its_own_scale(walk):
     x_t = context.teacher.schedule.add_noise(torch.zeros_like(batch.noise), batch.epsilon, batch.t)
     conditional, empty = (
         context.teacher.schedule.to_x0(stage.forward("fake", x_t, batch.t, c), x_t, batch.t)
-        for c in (batch.score_conditioning, context.batches.empty.expand(2))
+        for c in (batch.score_conditioning, batch.empty)
     )
     scale = torch.tensor([2.5, 1.0]).view(2, 1, 1, 1)
     for cached in (None, stage.forward("fake", x_t, batch.t, batch.score_conditioning)):

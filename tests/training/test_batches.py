@@ -1,7 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 import torch
 
-from disback_diffusers.models.conditioning import Conditioning, PromptBank
+from disback_diffusers.models.conditioning import Bucket, Conditioning, PromptBank
 from disback_diffusers.training.batches import BatchSource
 
 
@@ -12,7 +12,7 @@ def encode(prompts):
 
 def source(batch_size=4, rank=0, world=1, seed=0, empty=0.0, prompts=10):
     bank = PromptBank([str(i) for i in range(prompts)], encode)
-    return BatchSource(bank, (2, 3, 3), (20, 979), batch_size, empty, seed, rank, world)
+    return BatchSource(bank, [Bucket((2, 3, 3))], (20, 979), batch_size, empty, seed, rank, world)
 
 
 def numbers(batch):

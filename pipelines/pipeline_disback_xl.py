@@ -1,0 +1,131 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""One-step text-to-image with a student of an SDXL teacher."""
+
+from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
+
+from .one_step import DEFAULT_TIMESTEP, OneStepPipeline
+
+
+class DisBackXLPipeline(OneStepPipeline, StableDiffusionXLPipeline):
+    """Text to image in one UNet evaluation, with a student of an SDXL teacher.
+
+    It is a `StableDiffusionXLPipeline` whose scheduler is always `one_step_scheduler`.
+    `DisBackPipeline.from_pretrained` returns one where the base is SDXL.
+
+    Args:
+        vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, image_encoder, feature_extractor,
+        force_zeros_for_empty_prompt, add_watermarker: as in `StableDiffusionXLPipeline`.
+        scheduler (`SchedulerMixin`): any scheduler of the base model: it tells the noise schedule.
+        conditioning_timestep (`int`, *optional*, defaults to 399): where the student was trained to start.
+    """
+
+    stock_class = StableDiffusionXLPipeline
+    stock_options = ("force_zeros_for_empty_prompt",)
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        tokenizer_2: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        feature_extractor: CLIPImageProcessor = None,
+        force_zeros_for_empty_prompt: bool = True,
+        add_watermarker: bool | None = None,
+        conditioning_timestep: int = DEFAULT_TIMESTEP,
+    ):  # `from_pipe` goes by these types
+        super().__init__(
+            vae,
+            text_encoder,
+            text_encoder_2,
+            tokenizer,
+            tokenizer_2,
+            unet,
+            scheduler,
+            image_encoder,
+            feature_extractor,
+            force_zeros_for_empty_prompt,
+            add_watermarker,
+        )
+        self._make_one_step(conditioning_timestep)
+
+    def __call__(
+        self,
+        prompt=None,
+        height=None,
+        width=None,
+        num_images_per_prompt=1,
+        generator=None,
+        latents=None,
+        prompt_embeds=None,
+        output_type="pil",
+        return_dict=True,
+        *,
+        prompt_2=None,
+        pooled_prompt_embeds=None,
+        original_size=None,
+        crops_coords_top_left=(0, 0),
+        target_size=None,
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs=("latents",),
+        clip_skip=None,
+        cross_attention_kwargs=None,
+        num_inference_steps=None,
+        timesteps=None,
+        guidance_scale=None,
+        negative_prompt=None,
+        negative_prompt_embeds=None,
+    ):
+        """Generate images in one step.
+
+        Args:
+            prompt, height, width, num_images_per_prompt, generator, latents, output_type, return_dict,
+            num_inference_steps, timesteps, guidance_scale, negative_prompt, negative_prompt_embeds: as in
+                `DisBackPipeline`.
+            prompt_2 (`str` or `list[str]`, *optional*): for the second text encoder; by default `prompt`.
+            prompt_embeds (`torch.Tensor`, *optional*): `(prompts, tokens, channels)`, together with
+                pooled_prompt_embeds (`torch.Tensor`, *optional*): `(prompts, channels)`.
+            original_size, crops_coords_top_left, target_size (`tuple[int, int]`, *optional*): height and width, or
+                top and left, that the UNet is told; by default an image of the size drawn, not cropped.
+            callback_on_step_end, callback_on_step_end_tensor_inputs, clip_skip, cross_attention_kwargs: as in
+                `StableDiffusionXLPipeline`.
+
+        Returns:
+            `StableDiffusionXLPipelineOutput` with `images`, or a tuple.
+
+        Raises:
+            UsageError: as in `DisBackPipeline`.
+        """
+        self._check_one_step(num_inference_steps, timesteps, guidance_scale, negative_prompt, negative_prompt_embeds)
+        return super().__call__(
+            prompt,
+            prompt_2,
+            height,
+            width,
+            timesteps=[self.conditioning_timestep],
+            guidance_scale=0.0,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            latents=latents,
+            prompt_embeds=prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            output_type=output_type,
+            return_dict=return_dict,
+            cross_attention_kwargs=cross_attention_kwargs,
+            original_size=original_size,
+            crops_coords_top_left=crops_coords_top_left,
+            target_size=target_size,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
+            clip_skip=clip_skip,
+        )
