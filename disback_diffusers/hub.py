@@ -41,7 +41,7 @@ def write_artefact_config(folder, config):
     Args:
         folder (`str` or `os.PathLike`): the artefact's folder.
         config (`dict`): `conditioning_timestep`, and as far as they are known `base_model`, `base_revision`,
-            `student`, `lora_rank`, `lora_alpha`, `method`. `format` is added.
+            `pipeline` (the teacher's class), `student`, `lora_rank`, `lora_alpha`, `method`. `format` is added.
     """
     file = Path(folder) / CONFIG_NAME
     config = {"format": FORMAT, **config}

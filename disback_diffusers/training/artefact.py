@@ -22,6 +22,7 @@ def artefact_config(context, path):
     config = {
         "base_model": args.pretrained_teacher_model,
         "base_revision": args.teacher_revision,
+        "pipeline": context.teacher.pipeline_class.__name__,
         "student": args.student,
         "conditioning_timestep": args.conditioning_timestep,
         "lora_rank": args.lora_rank if args.student == "lora" else None,
