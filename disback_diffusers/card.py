@@ -63,7 +63,13 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         library_name="diffusers",
         pipeline_tag="text-to-image",
         license=LICENSES.get(base),
-        tags=["text-to-image", "diffusers", *TAGS[pipeline], *(["lora", "template:sd-lora"] if is_lora else []), *OUR_TAGS],
+        tags=[
+            "text-to-image",
+            "diffusers",
+            *TAGS[pipeline],
+            *(["lora", "template:sd-lora"] if is_lora else []),
+            *OUR_TAGS,
+        ],
         widget=widget or None,
     )
     text = _template().render(

@@ -22,6 +22,7 @@ from .conditioning import Bucket, Conditioning
 from .embedded import resolve
 
 
+TOKENS = 77  # of a prompt
 DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
 
 
@@ -147,6 +148,16 @@ class StableDiffusionTeacher:
         """What the UNet is told of the image's size."""
         return {}
 
+    def meta_inputs(self, bucket, n, dtype):
+        """Arguments of a forward of the UNet on n samples, without data, on the meta device."""
+        conditioning = Conditioning(torch.zeros(1, TOKENS, self.unet_config["cross_attention_dim"]))
+        conditioning = conditioning.told({**self._pooled_example(), **bucket.added}).to(dtype=dtype)
+        sample, t = torch.zeros(n, *bucket.latent_shape, dtype=dtype, device="meta"), torch.zeros(n, device="meta")
+        return {"sample": sample, "timestep": t, **conditioning.expand(n).to("meta").kwargs()}
+
+    def _pooled_example(self):
+        return {}
+
     def check_timestep(self, timestep):
         if not 0 <= timestep < self.schedule.num_train_timesteps:
             last = self.schedule.num_train_timesteps - 1
@@ -251,6 +262,12 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
             empty = torch.tensor([prompt == "" for prompt in prompts], device=device)
             conditioning = conditioning.where(empty, conditioning.map(torch.zeros_like))
         return conditioning
+
+    def _pooled_example(self):
+        size = (
+            self.unet_config["projection_class_embeddings_input_dim"] - 6 * self.unet_config["addition_time_embed_dim"]
+        )
+        return {"text_embeds": torch.zeros(1, size)}
 
     def _size_conditioning(self, height, width):
         """`time_ids` of an image of this very size, not cropped: original size, crop, target size."""

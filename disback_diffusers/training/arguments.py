@@ -121,7 +121,7 @@ class DistillationArguments:
     push_to_hub: bool = flag(False, "Upload the result.")
     hub_model_id: str | None = flag(None, "Repository, by default the name of output_dir.")
     hub_token: str | None = flag(None, "Token; better: `hf auth login`.")
-    dry_run: bool = flag(False, "Check everything, print what the run would cost, and stop.")
+    dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.")
 
     def __post_init__(self):
         if self.lora_alpha is None:

@@ -4,51 +4,94 @@
 import torch
 from diffusers import UNet2DConditionModel
 
-from .setup import make_roles
+from .activations import saved_bytes
+from .setup import DTYPES, make_roles
+
+
+GIB = 2**30
 
 
 def print_plan(args, teacher, prompts, accelerator):
-    """Print parameters by role, memory of weights and optimizers, size of the path and forwards of a run."""
-    for line in plan(args, teacher, len(prompts), accelerator):
-        accelerator.print(line)
+    """Print parameters by role, memory by part, size of the path and forwards of a run, and whether it fits."""
+    for name, text in plan(args, teacher, len(prompts), accelerator):
+        accelerator.print(f"{name:10} {text}")
 
 
 def plan(args, teacher, n_prompts, accelerator):
-    """The lines of the plan. Memory of activations is not in it: it depends on the attention kernel."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(teacher.unet_config)
-        base = sum(parameter.numel() for parameter in unet.parameters())
-        roles = make_roles(args, unet)
+    """The lines of the plan: (topic, text)."""
+    dtype = DTYPES[accelerator.mixed_precision]
+    unet, roles = meta_roles(args, teacher, dtype)
     lora = sum(parameter.numel() for parameter in roles.parameters("fake"))
-    base_bytes = 4 if accelerator.mixed_precision == "no" else 2
-    trained = base if args.student == "full" else lora
-    optimizer = 2 if args.use_8bit_adam else 8  # bytes a parameter of Adam's two moments
-    memory = {
-        "base, frozen": base * base_bytes,
-        f"adapters ({', '.join(roles.names)})": len(roles.names) * lora * 4,
-        "student UNet": base * 4 if args.student == "full" else 0,
-        "EMA": trained * 4,
-        "gradients": (trained + lora) * 4,
-        "optimizers": (trained + lora) * optimizer,
-    }
-    nodes = 0 if args.no_backtracking else args.degradation_nodes
-    guided = (args.guidance_scale != 1) + (args.fake_guidance_scale != 1)
-    latents = ", ".join("x".join(map(str, bucket.latent_shape)) for bucket in teacher.buckets(args.resolution))
-    samples = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    forwards = 5 + guided + 2 * (args.fake_score_updates_per_step - 1)
+    base = sum(parameter.numel() for parameter in unet.parameters()) - lora * len(roles.names)
+    buckets = teacher.buckets(args.resolution)
     rows = [
         ("teacher", f"{teacher.name}: {base / 1e6:,.1f} M parameters, {teacher.schedule.prediction_type}"),
-        ("adapter", f"rank {args.lora_rank}: {lora / 1e6:,.1f} M parameters each"),
-        ("student", f"{args.student}, timestep {args.conditioning_timestep}, {latents} latents"),
-        ("prompts", f"{n_prompts:,}; {samples} samples an update"),
+        ("adapters", f"{', '.join(roles.names)}: rank {args.lora_rank}, {lora / 1e6:,.1f} M parameters each"),
+        ("student", f"{args.student}, timestep {args.conditioning_timestep}"),
+        ("latents", ", ".join("x".join(map(str, bucket.latent_shape)) for bucket in buckets)),
+        *_work(args, n_prompts, lora, accelerator.num_processes),
     ]
+    memory = {**weights(args, base, lora, len(roles.names), dtype), **activations(args, teacher, unet, roles, dtype)}
+    rows += [("memory", f"{part}: {size / GIB:,.2f} GiB") for part, size in memory.items() if size]
+    total = sum(memory.values())
+    rows.append(("memory", f"together: {total / GIB:,.2f} GiB on each GPU (computed, not measured)"))
+    return [*rows, ("GPU", _verdict(total))]
+
+
+def _work(args, n_prompts, lora, processes):
+    nodes = 0 if args.no_backtracking else args.degradation_nodes
+    guided = (args.guidance_scale != 1) + (args.fake_guidance_scale != 1)
+    samples = args.train_batch_size * args.gradient_accumulation_steps * processes
+    forwards = 5 + guided + 2 * (args.fake_score_updates_per_step - 1)
+    rows = [("prompts", f"{n_prompts:,}; {samples} samples an update")]
     if nodes or args.fake_score_init == "fit":
-        reused = (
-            f"reused from {args.degradation_path}" if args.degradation_path else f"{args.degradation_steps} updates"
-        )
-        rows.append(("stage 1", f"{reused}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"))
-    rows.append(("stage 2", f"{args.max_train_steps} updates of {forwards} UNet forwards a sample"))
-    rows += [("memory", f"{part}: {size / 2**30:,.2f} GiB") for part, size in memory.items() if size]
-    total = sum(memory.values()) / 2**30
-    rows.append(("memory", f"together, without activations: {total:,.2f} GiB (computed, not measured)"))
-    return [f"{name:10} {text}" for name, text in rows]
+        given = args.degradation_path
+        length = f"reused from {given}" if given else f"{args.degradation_steps} updates"
+        rows.append(("stage 1", f"{length}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"))
+    rows.append(("stage 2", f"{args.max_train_steps} updates of {forwards} UNet forwards' work a sample"))
+    return rows
+
+
+def meta_roles(args, teacher, dtype):
+    """The teacher's UNet and its `Roles` on the meta device, all in the precision of their computations."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(teacher.unet_config)
+        roles = make_roles(args, unet)
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return unet, roles
+
+
+def weights(args, base, lora, adapters, dtype):
+    """Bytes of weights and of what training keeps for each of them; parameters given by number."""
+    trained = (base if args.student == "full" else lora) + lora
+    return {
+        "base, frozen": base * dtype.itemsize,
+        "adapters": adapters * lora * 4,
+        "student UNet": base * 4 if args.student == "full" else 0,
+        "moving average": (trained - lora) * 4,
+        "gradients": trained * 4,
+        "optimizers": trained * (2 if args.use_8bit_adam else 8),  # Adam's two moments
+    }
+
+
+def activations(args, teacher, unet, roles, dtype):
+    """Bytes of activations at their peak: the student's graph waits while that of the fake score is worked off."""
+    largest = max(teacher.buckets(args.resolution), key=lambda bucket: bucket.latent_shape[1] * bucket.latent_shape[2])
+    inputs = teacher.meta_inputs(largest, args.train_batch_size, dtype)
+    with roles("fake"):
+        fake, fake_block = saved_bytes(unet, inputs, args.gradient_checkpointing)
+    student, student_block = fake, fake_block
+    if args.student == "full":
+        with torch.device("meta"):
+            own = UNet2DConditionModel.from_config(teacher.unet_config).to(dtype)
+        student, student_block = saved_bytes(own, inputs, args.gradient_checkpointing)
+    return {"activations": student + fake + max(student_block, fake_block)}
+
+
+def _verdict(total):
+    if not torch.cuda.is_available():
+        return "there is none here to compare with; CUDA itself takes about 1 GiB more"
+    name, size = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    fits = "fits" if total + GIB < size else "does NOT fit"
+    return f"{fits} the {name} with {size / GIB:,.1f} GiB (1 GiB allowed for CUDA itself)"

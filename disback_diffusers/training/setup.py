@@ -20,14 +20,18 @@ from .stage import Context
 from .validation import Validator, validation_prompts
 
 
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
 def prepare(args, teacher_class):
     """Everything that can go wrong before weights are loaded."""
     vae = args.pretrained_vae_model_name_or_path
     teacher = teacher_class(args.pretrained_teacher_model, args.teacher_revision, args.variant, vae)
     teacher.check_timestep(args.conditioning_timestep)
     teacher.buckets(args.resolution)
-    optimizer_class(args.use_8bit_adam)
-    _check_xformers(args)
+    if not args.dry_run:  # which may plan for another machine
+        optimizer_class(args.use_8bit_adam)
+        _check_xformers(args)
     prompts = load_prompts(args.prompt_dataset, args.caption_column)
     validation_prompts(args.validation_prompts, prompts)
     if args.degradation_path:
@@ -109,7 +113,7 @@ def _check_path(args):
 def build(args, teacher, prompts, accelerator, folder):
     """Load the weights; returns the `Context` and the `Validator`."""
     device = accelerator.device
-    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[accelerator.mixed_precision]
+    dtype = DTYPES[accelerator.mixed_precision]
     if args.report_to:
         settings = {key: str(value) if isinstance(value, list) else value for key, value in args.settings().items()}
         accelerator.init_trackers("disback", {key: value for key, value in settings.items() if value is not None})
