@@ -14,6 +14,7 @@ import re
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -130,6 +131,17 @@ def start_pair(words, *traps, script=SCRIPT):
     """The same on two processes that train together on the CPU; the traps are for the first."""
     first, second = pair_environments()
     return start(words, *traps, script=script, **first), start(words, script=script, **second)
+
+
+def launch(words, *options, script=SCRIPT):
+    """`accelerate launch` as users call it."""
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options, str(script), *words]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr
+
+
+TWO_PROCESSES = ("--num_processes", "2", "--multi_gpu", "--main_process_port", "0")
 
 
 def pair_environments():

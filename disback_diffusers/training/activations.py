@@ -3,7 +3,6 @@
 
 from contextlib import contextmanager
 
-import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch.autograd.graph import saved_tensors_hooks

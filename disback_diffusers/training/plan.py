@@ -55,11 +55,14 @@ def _work(args, n_prompts, lora, processes):
 def meta_roles(args, teacher, dtype):
     """The teacher's UNet and its `Roles` on the meta device, all in the precision of their computations."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(teacher.unet_config)
-        roles = make_roles(args, unet)
+        roles = make_roles(args, UNet2DConditionModel.from_config(teacher.unet_config))
+    return _cast(roles.unet, dtype), roles
+
+
+def _cast(unet, dtype):
     for parameter in unet.parameters():
         parameter.data = parameter.data.to(dtype)
-    return unet, roles
+    return unet
 
 
 def weights(args, base, lora, adapters, dtype):
@@ -84,7 +87,7 @@ def activations(args, teacher, unet, roles, dtype):
     student, student_block = fake, fake_block
     if args.student == "full":
         with torch.device("meta"):
-            own = UNet2DConditionModel.from_config(teacher.unet_config).to(dtype)
+            own = _cast(UNet2DConditionModel.from_config(teacher.unet_config), dtype)
         student, student_block = saved_bytes(own, inputs, args.gradient_checkpointing)
     return {"activations": student + fake + max(student_block, fake_block)}
 

@@ -3,8 +3,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,10 +10,11 @@ from accelerate import Accelerator
 from script_runs import (
     PROMPTS,
     QUICK,
-    SCRIPT,
+    TWO_PROCESSES,
     Trap,
     differences,
     forkserver,
+    launch,
     log,
     pair_environments,
     result,
@@ -153,14 +152,6 @@ def test_resuming_a_finished_run_changes_nothing(words, uninterrupted):
     assert differences(result(uninterrupted), before) == []
 
 
-def launch(words, *options):
-    """`accelerate launch` as users call it."""
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options, str(SCRIPT), *words]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert run.returncode == 0, run.stderr
-
-
 def test_accelerate_launch(words, uninterrupted, tmp_path):
     launch([*words, "--output_dir", str(tmp_path / "run")], "--num_processes", "1", "--cpu")
     assert differences(result(tmp_path / "run"), result(uninterrupted)) == []
@@ -168,7 +159,7 @@ def test_accelerate_launch(words, uninterrupted, tmp_path):
 
 def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
     words = [*words, "--train_batch_size", "1", "--output_dir"]
-    launch([*words, str(tmp_path / "whole")], "--num_processes", "2", "--multi_gpu", "--main_process_port", "0")
+    launch([*words, str(tmp_path / "whole")], *TWO_PROCESSES)
     words = [*words, str(tmp_path / "run"), *LATEST]
     main, other = start_pair(words, Trap("open", "log.jsonl a", 3, signal.SIGTERM))  # one is told, both stop
     assert (main.wait(), other.wait()) == (130, 130), main.output + other.output

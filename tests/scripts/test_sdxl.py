@@ -2,16 +2,13 @@
 """train_disback_sdxl.py: what it has of its own; the trainer is that of train_disback_sd.py."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from script_runs import SDXL_SCRIPT, Trap, differences, quick_words, result, start, start_pair
+from script_runs import SDXL_SCRIPT, TWO_PROCESSES, Trap, differences, launch, quick_words, result, start, start_pair
 from tiny_models import save_sdxl
 
 from disback_diffusers import DisBackPipeline
@@ -50,11 +47,7 @@ def test_killed_and_resumed_the_result_is_the_same_and_draws(files, student, pre
 
 def test_two_processes(files, sdxl_folder):
     words = words_for(sdxl_folder, "--train_batch_size", "1")
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2",
-               "--multi_gpu", "--main_process_port", "0", str(SDXL_SCRIPT), *words, "--output_dir", "whole"]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert run.returncode == 0, run.stderr
+    launch([*words, "--output_dir", "whole"], *TWO_PROCESSES, script=SDXL_SCRIPT)
     for run in start_pair(words, script=SDXL_SCRIPT):
         assert run.wait() == 0, run.output
     assert differences(result("out"), result("whole")) == []
