@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 
 SCRIPTS = Path(__file__).parents[1] / "train_scripts"
 SCRIPT = SCRIPTS / "train_disback_sd.py"
+LCM_SCRIPT = SCRIPTS / "train_disback_lcm_lora.py"
 SDXL_SCRIPT = SCRIPTS / "train_disback_sdxl.py"
 # Stage 1: nodes after 2, 3 and 6 updates; stage 2: two updates at node 2, two at node 1, four at the teacher.
 QUICK = ("--degradation_steps 6 --degradation_nodes 3 --steps_per_node 2 --max_train_steps 8 --checkpointing_steps 2 "

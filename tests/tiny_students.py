@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
-from disback_diffusers.hub import save_student_lora, save_student_unet, write_artefact_config
+from disback_diffusers.hub import LORA_NAME, save_student_lora, save_student_unet, write_artefact_config
 from disback_diffusers.models.roles import ALL_TARGETS, Roles
 from disback_diffusers.pipelines import DisBackPipeline
 
@@ -53,3 +54,23 @@ def save_students(base, folder):
 
 def noise(n=1, seed=0):
     return torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def save_peft(folder, roles):
+    """The student as a LoRA file with PEFT's keys. Returns the file."""
+    save_student_lora(folder, roles.state_dict("student"), roles.unet.peft_config["student"])
+    return Path(folder) / LORA_NAME
+
+
+def save_kohya(folder, roles):
+    """The same in float16 with kohya's keys and an alpha for every layer, as latent-consistency/lcm-lora-sdv1-5."""
+    tensors = {}
+    for key, value in roles.state_dict("student").items():
+        layer, factor = key.removesuffix(".weight").split(".lora_")
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        tensors[f"{name}.lora_{'down' if factor == 'A' else 'up'}.weight"] = value.half()
+        tensors[f"{name}.alpha"] = torch.tensor(float(ALPHA))
+    file = Path(folder) / LORA_NAME
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, file, {"format": "pt"})
+    return file

@@ -6,6 +6,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from diffusers.training_utils import EMAModel
 
+from .lcm_lora import boundary_scalings
+
 
 class Student:
     """G: noise and a prompt in, x0 out, in one UNet evaluation at the conditioning timestep.
@@ -19,12 +21,14 @@ class Student:
         timestep (`int`): the conditioning timestep t*.
         unet (`UNet2DConditionModel`, *optional*): the UNet of a full student.
         ema_decay (`float`): decay of the moving average of the weights.
+        boundary (`bool`): with the boundary conditions of a latent consistency model (an LCM-LoRA).
     """
 
     role = "student"
 
-    def __init__(self, roles, schedule, timestep, unet=None, ema_decay=0.99):
+    def __init__(self, roles, schedule, timestep, unet=None, ema_decay=0.99, boundary=False):
         self.roles, self.schedule, self.timestep = roles, schedule, timestep
+        self.skip, self.out = boundary_scalings(timestep) if boundary else (0.0, 1.0)
         self.full, self.unet = unet is not None, unet or roles.unet
         self.ema = EMAModel(self.parameters(), decay=ema_decay)
 
@@ -37,7 +41,7 @@ class Student:
         dtype = next(self.unet.parameters()).dtype
         with nullcontext() if self.full else self.roles(self.role):
             output = self.unet(noise.to(dtype), t, **conditioning.kwargs()).sample
-        return self.schedule.to_x0(output, noise, t)
+        return self.skip * noise + self.out * self.schedule.to_x0(output, noise, t)
 
     def update_ema(self):
         self.ema.step(self.parameters())

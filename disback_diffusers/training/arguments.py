@@ -61,6 +61,9 @@ class DistillationArguments:
 
     # Roles
     student: Literal["lora", "full"] = flag("lora", "A LoRA on the teacher's UNet, or a whole UNet of its own.")
+    lcm_lora: str | None = flag(
+        None, "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style."
+    )
     lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).")
     lora_alpha: float | None = flag(None, "Scale of the adapters is alpha / rank; by default alpha = rank.")
     lora_target_modules: list[str] = flag(["all"], "'attention', 'all' (14 suffixes of LCM-LoRA), or module suffixes.")
@@ -154,7 +157,7 @@ class DistillationArguments:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 0 and below 1, not {getattr(self, name)}.")
         self._validate_path()
-        self._validate_hub()
+        self._validate_rest()
 
     def _validate_path(self):
         if self.no_backtracking and self.degradation_path:
@@ -175,7 +178,9 @@ class DistillationArguments:
                     f"{stretch} together."
                 )
 
-    def _validate_hub(self):
+    def _validate_rest(self):
+        if self.lcm_lora and self.student == "full":
+            raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
         if self.hub_token and "wandb" in self.report_to:
             raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
 

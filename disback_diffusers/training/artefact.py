@@ -12,21 +12,22 @@ METHOD = """
     steps_per_node node_switching fake_score_init fake_score_updates_per_step gradient_weighting
     guidance_scale fake_guidance_scale guidance_max_timestep proportion_empty_prompts train_batch_size
     gradient_accumulation_steps learning_rate fake_score_learning_rate lr_scheduler ema_decay resolution seed
-    prompt_dataset
+    prompt_dataset lcm_lora
 """.split()
 
 
 def artefact_config(context, path):
     """The content of disback_config.json."""
     args = context.args
+    lora = context.roles.lora_config("student") if args.student == "lora" else None
     config = {
         "base_model": args.pretrained_teacher_model,
         "base_revision": args.teacher_revision,
         "pipeline": context.teacher.pipeline_class.__name__,
         "student": args.student,
         "conditioning_timestep": args.conditioning_timestep,
-        "lora_rank": args.lora_rank if args.student == "lora" else None,
-        "lora_alpha": args.lora_alpha if args.student == "lora" else None,
+        "lora_rank": lora["r"] if lora else None,
+        "lora_alpha": lora["lora_alpha"] if lora else None,
         "method": {name: getattr(args, name) for name in METHOD},
     }
     if path is not None and not args.no_backtracking:
@@ -41,6 +42,8 @@ def save_artefact(context, folder, validator, path, repo_id=None):
     with student.averaged():
         if student.full:
             hub.save_student_unet(folder, student.unet)
+        elif context.lcm_lora:
+            context.lcm_lora.save(folder, student.state_dict())
         else:
             hub.save_student_lora(folder, student.state_dict(), context.roles.lora_config(student.role))
     hub.write_artefact_config(folder, config)

@@ -4,6 +4,7 @@
 import torch
 from diffusers import UNet2DConditionModel
 
+from ..models.lcm_lora import LcmLora
 from .activations import saved_bytes
 from .setup import DTYPES, make_roles
 
@@ -54,8 +55,9 @@ def _work(args, n_prompts, lora, processes):
 
 def meta_roles(args, teacher, dtype):
     """The teacher's UNet and its `Roles` on the meta device, all in the precision of their computations."""
+    lcm_lora = LcmLora(args.lcm_lora, teacher.unet_config) if args.lcm_lora else None
     with torch.device("meta"):
-        roles = make_roles(args, UNet2DConditionModel.from_config(teacher.unet_config))
+        roles = make_roles(args, UNet2DConditionModel.from_config(teacher.unet_config), lcm_lora)
     return _cast(roles.unet, dtype), roles
 
 

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from ..errors import UsageError
 from ..models.conditioning import PromptBank, load_prompts
 from ..models.embedded import resolve
+from ..models.lcm_lora import LcmLora
 from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles
 from ..models.student import Student
 from .batches import BatchSource
@@ -29,6 +30,8 @@ def prepare(args, teacher_class):
     teacher = teacher_class(args.pretrained_teacher_model, args.teacher_revision, args.variant, vae)
     teacher.check_timestep(args.conditioning_timestep)
     teacher.buckets(args.resolution)
+    if args.lcm_lora:
+        LcmLora(args.lcm_lora, teacher.unet_config)
     if not args.dry_run:  # which may plan for another machine
         optimizer_class(args.use_8bit_adam)
         _check_xformers(args)
@@ -137,9 +140,11 @@ def build(args, teacher, prompts, accelerator, folder):
         teacher.load_vae()
     unet = teacher.load_unet(dtype).to(device)
     student_unet = teacher.load_unet().to(device).requires_grad_(True) if args.student == "full" else None
-    roles = make_roles(args, unet)
+    lcm_lora = LcmLora(args.lcm_lora, teacher.unet_config) if args.lcm_lora else None
+    roles = make_roles(args, unet, lcm_lora)
     _speed(args, [unet, student_unet] if student_unet else [unet])
-    student = Student(roles, teacher.schedule, args.conditioning_timestep, student_unet, args.ema_decay)
+    timestep, boundary = args.conditioning_timestep, lcm_lora is not None
+    student = Student(roles, teacher.schedule, timestep, student_unet, args.ema_decay, boundary)
     last = teacher.schedule.num_train_timesteps - 1
     batches = BatchSource(
         bank,
@@ -152,12 +157,12 @@ def build(args, teacher, prompts, accelerator, folder):
         accelerator.num_processes,
         device,
     )
-    context = Context(args, accelerator, teacher, roles, student, batches)
+    context = Context(args, accelerator, teacher, roles, student, batches, lcm_lora)
     return context, Validator(context, shown, shown_conditioning, folder.folder / "samples")
 
 
-def make_roles(args, unet):
-    """The adapters of the run, all of one rank, so that a node's file fits "target" and "fake" alike."""
+def make_roles(args, unet, lcm_lora=None):
+    """The adapters of the run: "target" and "fake" of one rank, so that a node's file fits both, and "student"."""
     targets = args.lora_target_modules
     if targets in (["attention"], ["all"]):  # as far as this UNet has such layers; what a user names it must have
         suffixes = ATTENTION_TARGETS if targets == ["attention"] else ALL_TARGETS
@@ -165,7 +170,11 @@ def make_roles(args, unet):
         targets = [suffix for suffix in suffixes if any(name.endswith(f".{suffix}") for name in layers)]
     roles = Roles(unet)
     for seed, name in enumerate(("target", "fake", "student")):
-        if name != "student" or args.student == "lora":
+        if name == "student" and lcm_lora:
+            lcm_lora.check_layers(unet)
+            roles.add(name, lcm_lora.rank, lcm_lora.alpha, lcm_lora.layers)
+            roles.load_state_dict(name, lcm_lora.state, source=f"--lcm_lora {lcm_lora.source}")
+        elif name != "student" or args.student == "lora":
             roles.add(name, args.lora_rank, args.lora_alpha, targets, seed=args.seed + seed)
     return roles
 

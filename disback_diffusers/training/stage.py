@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from ..errors import UsageError
 from ..files import atomic_write
+from ..models.lcm_lora import LcmLora
 from ..models.roles import Roles
 from ..models.student import Student
 from ..models.teachers import StableDiffusionTeacher
@@ -29,6 +30,7 @@ class Context:
     roles: Roles
     student: Student
     batches: BatchSource
+    lcm_lora: LcmLora | None = None  # what the student started as
 
     @property
     def is_main(self):

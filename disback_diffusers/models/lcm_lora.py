@@ -1,0 +1,116 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""LCM-LoRA files: read whatever their key style, and written back in the same layout."""
+
+import json
+import os
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_unet_state_dict_to_peft
+from huggingface_hub import hf_hub_download
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ..errors import UsageError
+from ..files import atomic_write
+
+
+FILE_NAME = "pytorch_lora_weights.safetensors"
+SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # of LCM's boundary conditions, as diffusers' LCMScheduler has them
+
+
+def boundary_scalings(timestep):
+    """c_skip and c_out of a latent consistency model: its answer is c_skip x_t + c_out x0."""
+    t = timestep * TIMESTEP_SCALING
+    return SIGMA_DATA**2 / (t**2 + SIGMA_DATA**2), t / (t**2 + SIGMA_DATA**2) ** 0.5
+
+
+class LcmLora:
+    """An LCM-LoRA as it lies in a file.
+
+    Attributes:
+        rank (`int`), alpha (`float`): of all its layers.
+        layers (`list[str]`): names of the UNet's layers that it adapts.
+        state (`dict` of `torch.Tensor`): its weights, float32, under PEFT's keys.
+
+    Args:
+        source (`str`): a .safetensors file, a folder with pytorch_lora_weights.safetensors, or a Hub id.
+        unet_config (`dict`): of the base's UNet.
+
+    Raises:
+        UsageError: no such file, no LoRA of a UNet, unknown keys, or layers of different rank or alpha.
+    """
+
+    def __init__(self, source, unet_config):
+        self.source = source
+        self._raw, self._metadata = self._read(self._find())
+        self.state, alphas = self._convert(unet_config)
+        self._file_key = {id(tensor): key for key, tensor in self._raw.items()}
+        self.layers = sorted(key.removesuffix(".lora_A.weight") for key in self.state if "lora_A" in key)
+        self.rank = self._one("rank", {value.shape[0] for key, value in self.state.items() if "lora_A" in key})
+        self.alpha = self._one("alpha", {float(alpha) for alpha in alphas} or {float(self.rank)})
+        self._layout = {key: self._file_key[id(value)] for key, value in self.state.items()}
+        self.state = {key: value.float() for key, value in self.state.items()}
+
+    def check_layers(self, unet):
+        """Raise a UsageError where the UNet lacks one of the layers."""
+        missing = set(self.layers) - {name for name, _ in unet.named_modules()}
+        if missing:
+            raise self._error(f"adapts {min(missing)}, which the teacher's UNet does not have: it is of another base.")
+
+    def save(self, folder, state):
+        """Write weights (under PEFT's keys) to pytorch_lora_weights.safetensors, with the keys and dtypes they had."""
+        tensors = dict(self._raw)
+        for key, value in state.items():
+            name = self._layout[key]
+            tensors[name] = value.detach().cpu().to(self._raw[name].dtype).contiguous()
+        atomic_write(Path(folder) / FILE_NAME, lambda temporary: save_file(tensors, temporary, self._metadata))
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _error(self, message):
+        return UsageError(f"--lcm_lora {self.source} {message}")
+
+    def _find(self):
+        path = Path(self.source)
+        if path.is_dir():
+            path = path / FILE_NAME
+        if path.is_file():
+            return path
+        if path.suffix == ".safetensors" or path.is_dir() or self.source.startswith((".", "/", "~")):
+            raise self._error(f"is no LoRA file and no folder with {FILE_NAME}.")
+        try:
+            return hf_hub_download(self.source, FILE_NAME)
+        except Exception as error:  # no such repository, no network, no valid name
+            raise self._error(f"cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+
+    def _read(self, file):
+        try:
+            with safe_open(os.fspath(file), "pt") as opened:
+                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()
+        except Exception as error:  # truncated, or no safetensors at all
+            raise self._error(f"is no readable safetensors file ({error}).") from None
+
+    def _convert(self, unet_config):
+        """Weights under PEFT's keys, and alphas; the tensors are still the file's, which tells what became what."""
+        try:
+            state, alphas = StableDiffusionPipeline.lora_state_dict(dict(self._raw), unet_config=unet_config)
+        except Exception as error:  # keys that diffusers cannot place
+            raise self._error(f"is no LoRA that diffusers knows: {' '.join(str(error).split())[:300]}") from None
+        strange = [key for key in state if not key.startswith("unet.")]
+        if strange or not state:
+            raise self._error(f"holds {strange[0] if strange else 'nothing'}, an LCM-LoRA has weights of a UNet only.")
+        state = convert_unet_state_dict_to_peft({key.removeprefix("unet."): value for key, value in state.items()})
+        strange = [key for key in state if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
+        if strange:
+            raise self._error(f"has an unknown key, {strange[0]}.")
+        return state, list((alphas or {}).values()) or self._alphas_of_metadata()
+
+    def _alphas_of_metadata(self):
+        config = json.loads((self._metadata or {}).get("lora_adapter_metadata", "{}"))
+        return [config["unet.lora_alpha"]] if "unet.lora_alpha" in config else []
+
+    def _one(self, what, values):
+        if len(values) != 1:
+            raise self._error(f"has layers of different {what} ({sorted(values)[:3]}), which is not supported.")
+        return values.pop()

@@ -1,0 +1,27 @@
+#!/usr/bin/env python
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Make an LCM-LoRA good at one step with DisBack; the teacher is the Stable Diffusion model it was made for.
+
+    accelerate launch train_scripts/train_disback_lcm_lora.py \\
+        --pretrained_teacher_model stable-diffusion-v1-5/stable-diffusion-v1-5 \\
+        --lcm_lora latent-consistency/lcm-lora-sdv1-5 \\
+        --prompt_dataset prompts.txt --output_dir my-one-step-lcm-lora
+"""
+
+import sys
+
+from disback_diffusers.errors import UsageError
+from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.distill import run_script
+
+
+def parse():
+    args = parse_args(description=__doc__, conditioning_timestep=999)  # an LCM's own first timestep
+    if not args.lcm_lora:
+        raise UsageError("--lcm_lora is required.")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(parse, StableDiffusionTeacher))
