@@ -179,11 +179,12 @@ class StableDiffusionTeacher:
         return Conditioning(pipeline.encode_prompt(prompts, pipeline.device, 1, False)[0])
 
     def load_vae(self):
-        """On the CPU; `decode` does it too, but a broken VAE should be told before the training and not after it."""
+        """The VAE, on the CPU; `decode` does it too, but a broken VAE should be told before the training and not after it."""
         if self._vae is None and self.vae_name:
             self._vae = self._load_other_vae()
         elif self._vae is None:
             self._vae = self._load_model(AutoencoderKL, "vae")
+        return self._vae
 
     def _load_other_vae(self):
         folder = os.path.join(self.vae_name, "vae")  # a whole pipeline's, too
