@@ -179,7 +179,7 @@ class StableDiffusionTeacher:
         return Conditioning(pipeline.encode_prompt(prompts, pipeline.device, 1, False)[0])
 
     def load_vae(self):
-        """The VAE, on the CPU; `decode` does it too, but a broken VAE should be told before the training and not after it."""
+        """The VAE, on the CPU; `decode` loads it too, but a broken one should be told of before the training."""
         if self._vae is None and self.vae_name:
             self._vae = self._load_other_vae()
         elif self._vae is None:
