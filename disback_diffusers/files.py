@@ -51,7 +51,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
 
 
 def usual_mode(file: Path) -> None:
-    """Give a file the permissions that a plain `open` would have: safetensors makes its files readable to no one else."""
+    """Give a file the permissions of a plain `open`: safetensors makes its files readable to no one else."""
     umask = os.umask(0)  # which can only be read by setting it
     os.umask(umask)
     file.chmod(0o666 & ~umask)
