@@ -16,7 +16,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
+import diffusers
 import torch
 from PIL import Image
 
@@ -72,17 +74,8 @@ class Measurements:
 def run(words, seed, every):
     """Both stages with one seed; returns the rows."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [
-            *words,
-            "--output_dir",
-            folder,
-            "--seed",
-            str(seed),
-            "--validation_steps",
-            str(every),
-            "--checkpointing_steps",
-            "1000000",
-        ]
+        words = [*words, "--output_dir", folder, "--seed", str(seed)]
+        words += ["--validation_steps", str(every), "--checkpointing_steps", "1000000"]
         args = parse_args(words)
         teacher, prompts, accelerator, run_folder = prepare(args, StableDiffusionTeacher)
         run_folder.open(args.settings())
@@ -104,11 +97,20 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--every", type=int, default=100)
     args = parser.parse_args(own)
-    record = {"flags": words, "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads", "seeds": {}}
+    record = {
+        "flags": words,
+        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
+        "seeds": {},
+    }
     for seed in args.seeds:
         record["seeds"][seed] = run(words, seed, args.every)
         if args.output:
             args.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    last = [rows[-1] for rows in record["seeds"].values()]
+    for name in ("fd", "retrieval"):
+        values = [row[name] for row in last]
+        print(f"{name}: median {median(values):.4f}, {min(values):.4f} to {max(values):.4f} of {len(values)} seeds")
 
 
 if __name__ == "__main__":
