@@ -73,6 +73,8 @@ class StableDiffusionTeacher:
                 "is a guidance-distilled (LCM) UNet, whose output is no score: take the model it came from."
             )
         self._vae = None
+        if vae:
+            self._check_other_vae()
 
     def _error(self, message):
         return UsageError(f"--pretrained_teacher_model {self.name} {message}")
@@ -181,26 +183,29 @@ class StableDiffusionTeacher:
     def load_vae(self):
         """The VAE, on the CPU; `decode` loads it too, but a broken one should be told of before the training."""
         if self._vae is None and self.vae_name:
-            self._vae = self._load_other_vae()
+            self._vae = self._other_vae(AutoencoderKL.from_pretrained).requires_grad_(False)
         elif self._vae is None:
             self._vae = self._load_model(AutoencoderKL, "vae")
         return self._vae
 
-    def _load_other_vae(self):
-        folder = os.path.join(self.vae_name, "vae")  # a whole pipeline's, too
-        subfolder = "vae" if os.path.isdir(folder) else None
+    def _check_other_vae(self):
+        """By its config alone."""
+        config = self._other_vae(AutoencoderKL.load_config)
+        theirs = config.get("latent_channels", 4), len(config.get("block_out_channels", (64,)))
+        if theirs != (self.latent_channels, len(self.vae_config["block_out_channels"])):
+            raise UsageError(
+                f"--pretrained_vae_model_name_or_path {self.vae_name} has {theirs[0]} latent channels and {theirs[1]} "
+                f"blocks, the teacher's VAE {self.latent_channels} and {len(self.vae_config['block_out_channels'])}: "
+                "it is of another kind of model."
+            )
+
+    def _other_vae(self, load):
+        subfolder = "vae" if os.path.isdir(os.path.join(self.vae_name, "vae")) else None  # a whole pipeline's, too
         try:
-            vae = AutoencoderKL.from_pretrained(self.vae_name, subfolder=subfolder).requires_grad_(False)
+            return load(self.vae_name, subfolder=subfolder)
         except Exception as error:  # as in `_load`
             reason = " ".join(str(error).split())[:300]
             raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {reason}") from None
-        for key in ("latent_channels", "block_out_channels"):
-            if vae.config[key] != self.vae_config[key]:
-                raise UsageError(
-                    f"--pretrained_vae_model_name_or_path {self.vae_name} has {key} {vae.config[key]}, the teacher's "
-                    f"VAE {self.vae_config[key]}: it is of another kind of model."
-                )
-        return vae
 
     @torch.no_grad()
     def decode(self, latents):

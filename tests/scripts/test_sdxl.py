@@ -73,6 +73,12 @@ def test_another_vae_draws_the_samples_and_trains_nothing(files, sdxl_folder):
 # Bad input
 
 
+def test_a_vae_of_another_kind(fails, files):
+    (files / "vae").mkdir()
+    (files / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKL", "latent_channels": 16}')
+    fails("--pretrained_vae_model_name_or_path ./vae", "./vae has 16 latent channels")
+
+
 def test_the_other_family(fails, sd_folder, sdxl_folder):
     fails("--pretrained_teacher_model ./teacher", "StableDiffusionPipeline", "another script",
           teacher_class=StableDiffusionXLTeacher)  # fmt: skip
