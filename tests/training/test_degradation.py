@@ -34,6 +34,14 @@ def test_target_learns_the_untrained_student_and_nodes_keep_it(make_context, tmp
     assert probe["student_loss"] == pytest.approx(losses[-1], rel=1e-5)
 
 
+def test_the_loss_of_a_node_is_the_mean_since_the_one_before(make_context, tmp_path):
+    path, _, history = record(make_context(), tmp_path / "path")
+    losses = [metrics["loss_target"] for metrics in history]
+    for before, node in zip(path.nodes, path.nodes[1:]):
+        since = losses[before.step : node.step]
+        assert node.loss == pytest.approx(sum(since) / len(since))
+
+
 def test_only_the_target_is_trained(make_context, tmp_path):
     context = make_context()
     before = {name: {k: v.clone() for k, v in context.roles.state_dict(name).items()} for name in context.roles.names}
