@@ -49,6 +49,7 @@ def test_only_the_target_is_trained(make_context, tmp_path):
     record(context, tmp_path / "path")
     for name in ("fake", "student"):
         assert all(torch.equal(v, before[name][k]) for k, v in context.roles.state_dict(name).items())
+        assert all(parameter.grad is None for parameter in context.roles.parameters(name))
     assert not all(torch.equal(v, before["target"][k]) for k, v in context.roles.state_dict("target").items())
     after = context.roles.unet.state_dict()
     assert all(torch.equal(v, after[k]) for k, v in base.items())
