@@ -75,7 +75,7 @@ class DistillationArguments:
     node_spacing: Literal["geometric", "uniform"] = flag(
         "geometric", "Steps between nodes: doubling, or equal (paper)."
     )
-    degradation_learning_rate: float = flag(1e-4, "Learning rate of the degrading target.")
+    degradation_learning_rate: float = flag(2e-4, "Learning rate of the degrading target.")
     degradation_path: str | None = flag(None, "Reuse a recorded path (a 'degradation' folder) and skip stage 1.")
 
     # Stage 2, distribution backtracking
@@ -90,7 +90,7 @@ class DistillationArguments:
     )
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score a student update.")
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
-    guidance_scale: float = flag(1.0, "Classifier-free guidance of the target; 1 is off.")
+    guidance_scale: float = flag(2.0, "Classifier-free guidance of the target; 1 is off.")
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.")
     guidance_max_timestep: int = flag(600, "Guide only up to this timestep; guiding at all of them gave a worse FD.")
     proportion_empty_prompts: float = flag(0.1, "Share of prompts emptied in the denoising losses.")
