@@ -123,6 +123,7 @@ def _main(script, words, pipe, folder, traps, environment):
     os.chdir(folder)
     os.environ.update({"ACCELERATE_USE_CPU": "true", **environment})
     sys.argv = [str(script), *words]
+    sys.path.insert(0, str(script.parent))  # as python itself does for a script
     for trap in traps:
         sys.addaudithook(trap)
     runpy.run_path(str(script), run_name="__main__")

@@ -30,6 +30,7 @@ HUBER_C = 1e-3
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train_data", default=str(HERE / "data" / "noto_emoji_32.parquet"))
     parser.add_argument("--output_dir", type=Path, default=Path("tiny-lcm-lora"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -47,7 +48,7 @@ class ConsistencyDistillation:
         self.args = args
         self.teacher = StableDiffusionTeacher(EMBEDDED)
         self.schedule = self.teacher.schedule
-        images, names = load_pairs(HERE / "data" / "noto_emoji_32.parquet")
+        images, names = load_pairs(args.train_data)
         self.latents = self._encode(images)
         self.bank = PromptBank(names, self.teacher.load_encoder("cpu"), cache="memory")
         self.roles = Roles(self.teacher.load_unet())

@@ -1,0 +1,56 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The scripts that train tiny models on the emoji to try distillation on: what they save can be used."""
+
+import pytest
+import torch
+from datasets import load_dataset
+from diffusers import DiffusionPipeline, LCMScheduler
+from script_runs import SCRIPTS, start
+
+from disback_diffusers.evaluation.judge import Judge
+from disback_diffusers.models.embedded import EMBEDDED, resolve
+from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """A function that runs such a script on 64 emoji and returns its output folder."""
+    monkeypatch.chdir(tmp_path)
+    data = load_dataset("parquet", data_files=str(SCRIPTS / "data" / "noto_emoji_32.parquet"), split="train")
+    data.select(range(64)).to_parquet("emoji.parquet")
+
+    def train(script, *words):
+        run = start(["--train_data", "emoji.parquet", "--output_dir", "out", *words], script=SCRIPTS / script)
+        assert run.wait() == 0, run.output
+        return tmp_path / "out"
+
+    return train
+
+
+def images(pipe, **kwargs):
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipe(["cat face", "rocket"], num_inference_steps=2, generator=generator, output_type="pt", **kwargs).images
+
+
+def test_the_tiny_teacher_and_its_judge(train):
+    folder = train("train_tiny_teacher.py", *"--vae_steps 2 --unet_steps 2 --judge_steps 2".split())
+    assert StableDiffusionTeacher(str(folder / "teacher")).default_resolution == 32
+    assert images(DiffusionPipeline.from_pretrained(folder / "teacher")).shape == (2, 3, 32, 32)
+    assert Judge(folder / "judge").text_features(["cat face"]).isfinite().all()
+
+
+def test_the_tiny_sdxl_teacher(train):
+    folder = train("train_tiny_sdxl_teacher.py", "--steps", "2")
+    teacher = StableDiffusionXLTeacher(str(folder))
+    assert [bucket.latent_shape for bucket in teacher.buckets(["32", "48x32"])] == [(4, 8, 8), (4, 8, 12)]
+    assert images(DiffusionPipeline.from_pretrained(folder), height=32, width=48).shape == (2, 3, 32, 48)
+
+
+def test_the_tiny_lcm_lora(train):
+    folder = train("train_tiny_lcm_lora.py", *"--steps 2 --batch_size 2 --lora_rank 2".split())
+    pipe = DiffusionPipeline.from_pretrained(resolve(EMBEDDED))
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    before = images(pipe, guidance_scale=0)
+    pipe.load_lora_weights(folder)
+    assert not torch.allclose(images(pipe, guidance_scale=0), before, atol=1e-3)
