@@ -4,8 +4,8 @@
 
     python train_scripts/train_tiny_sdxl_teacher.py --output_dir tiny-sdxl
 
-As in SDXL two frozen text encoders are heard (the embedded teacher's and the embedded judge's, whose pooled embedding is
-told too), and the size and crop of each image. What is shown, by chance:
+As in SDXL two frozen text encoders are heard (the embedded teacher's and the embedded judge's, whose pooled embedding
+is told too), and the size and crop of each image. What is shown, by chance:
 
 - an emoji at its own size, 32x32;
 - one in the middle of a white image of 48x32 (width x height);
@@ -52,9 +52,7 @@ class Views:
         shown = {
             "own size": [(images, (32, 32, 0, 0, 32, 32))],
             "wide": [(wide, (32, 48, 0, 0, 32, 48))],
-            "crop": [
-                (wide[..., left : left + 32], (32, 48, 0, left, 32, 32)) for left in range(0, 2 * MARGIN + 1, 2)
-            ],
+            "crop": [(wide[..., left : left + 32], (32, 48, 0, left, 32, 32)) for left in range(0, 2 * MARGIN + 1, 2)],
             "small": [(small, (16, 16, 0, 0, 32, 32))],
         }
         self.views = {name: [(encode(vae, x), torch.tensor(ids)) for x, ids in of] for name, of in shown.items()}
@@ -119,7 +117,7 @@ def build_pipeline():
 
 @torch.no_grad()
 def embed(pipeline, names):
-    """Hidden states (n + 1, tokens, size) and pooled embeddings (n + 1, size); zeros, the empty prompt's, stand last."""
+    """Hidden states (n + 1, tokens, size) and pooled embeddings (n + 1, size), the empty prompt's zeros last."""
     hidden, pooled = [], []
     for i in range(0, len(names), 64):
         embeds, _, pooled_embeds, _ = pipeline.encode_prompt(names[i : i + 64], do_classifier_free_guidance=False)
