@@ -15,6 +15,7 @@ from .models.embedded import EMBEDDED
 
 TEMPLATE = "model_card_template.md"
 LICENSES = {
+    EMBEDDED: "apache-2.0",
     "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
     "runwayml/stable-diffusion-v1-5": "creativeml-openrail-m",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",

@@ -3,7 +3,14 @@
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    ClassifierFreeGuidance,
+    DiffusionPipeline,
+    LCMScheduler,
+    ModularPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tiny_models import save_sdxl
 from tiny_students import TIMESTEP, noise, save_students
 
@@ -56,6 +63,19 @@ def test_plain_diffusers_gives_the_same_image(students, kind):
     if kind == "full":  # its scheduler starts at the right timestep by itself
         default = image(plain, num_inference_steps=1, guidance_scale=0)
         torch.testing.assert_close(default, image(ours), atol=1e-4, rtol=0)
+
+
+def test_a_modular_pipeline_gives_the_same_image(students, pipe):
+    """As README has it."""
+    base, folders, _ = students
+    modular = ModularPipeline.from_pretrained(str(base))
+    modular.load_components()
+    modular.load_lora_weights(folders["lora"])
+    scheduler = LCMScheduler.from_config(modular.scheduler.config)
+    modular.update_components(scheduler=scheduler, guider=ClassifierFreeGuidance(guidance_scale=1.0))
+    settings = {"num_inference_steps": 1, "timesteps": [TIMESTEP], "output_type": "pt", "output": "images"}
+    theirs = modular(prompt=PROMPT, latents=noise(), height=32, width=32, **settings)
+    torch.testing.assert_close(theirs, image(pipe), atol=1e-4, rtol=0)
 
 
 def test_pipeline_gives_what_was_trained(students, pipe):
