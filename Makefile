@@ -28,10 +28,8 @@ help:  ## this list
 	@echo "Without a GPU, a CPU build of torch, chosen by PIP_FLAGS or installed in .venv beforehand, spares gigabytes."
 
 demo: $(INSTALLED)  ## distil the embedded teacher into outputs/demo and report on it; again: goes on, or only reports
-	$(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		--num_cpu_threads_per_process $$($(VENV)/bin/python -c 'import os; print(os.cpu_count())') \
-		train_scripts/train_disback_sd.py --config train_scripts/presets/demo.yaml --output_dir outputs/demo \
-		--resume_from_checkpoint latest
+	$(VENV)/bin/python train_scripts/train_disback_sd.py --config train_scripts/presets/demo.yaml \
+		--output_dir outputs/demo --resume_from_checkpoint latest
 	$(VENV)/bin/python benchmarks/embedded_teacher.py outputs/demo
 
 test: $(ENVIRONMENT)  ## run the tests

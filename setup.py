@@ -16,6 +16,7 @@ REQUIREMENTS = [
     "accelerate>=1.3",  # transformers 5.0 does not import with 1.1
     "datasets>=4.0",
     "diffusers>=0.40",  # older ones ignore `dtype=` in from_pretrained without a word
+    "filelock>=3.12",
     "huggingface_hub>=1.23",  # what diffusers 0.40 asks for
     "jinja2>=3.1",
     "matplotlib>=3.9",

@@ -168,7 +168,7 @@ def result(folder):
             continue
         tensors = torch.load(file, weights_only=True) if file.suffix == ".pt" else load_file(file)
         found.update(_flat(tensors, str(file.relative_to(folder))))
-    found["state"] = json.loads((last / "state.json").read_text())
+    found["state"] = without(json.loads((last / "state.json").read_text()), "path")  # sha256: see below
     if (folder / "degradation").is_dir():
         manifest = json.loads((folder / "degradation" / "manifest.json").read_text())
         manifest["nodes"] = [without(node, "sha256") for node in manifest["nodes"]]  # metadata have no fixed order

@@ -47,7 +47,10 @@ class StableDiffusionTeacher:
         self.name, self.path, self.vae_name = name, resolve(name), vae
         self.hub = {"revision": revision}
         self.variant = variant
-        self._index = self._config(DiffusionPipeline)
+        self._check_local()
+        self._index, self.commit = self._load(
+            "model_index.json", DiffusionPipeline.load_config, return_commit_hash=True
+        )
         kind = self._index.get("_class_name", "model of no known class")
         if kind != self.pipeline_class.__name__:
             raise self._error(
@@ -55,11 +58,8 @@ class StableDiffusionTeacher:
             )
         self.unet_config = self._config(UNet2DConditionModel, "unet")
         self.vae_config = self._config(AutoencoderKL, "vae")
-        self.scheduler_config = self._config(DDIMScheduler, "scheduler")
-        try:
-            self.schedule = NoiseSchedule.from_scheduler(self.scheduler_config)
-        except UsageError as error:
-            raise self._error(f"has a scheduler/ that this package cannot distill: {error}") from None
+        self.scheduler_config = self._load("scheduler/ config", DDIMScheduler.load_config, subfolder="scheduler")
+        self.schedule = self._read_schedule()
         self.latent_channels = self.unet_config["in_channels"]
         self.vae_scale_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
         if self.latent_channels != self.vae_config["latent_channels"]:
@@ -79,19 +79,28 @@ class StableDiffusionTeacher:
     def _error(self, message):
         return UsageError(f"--pretrained_teacher_model {self.name} {message}")
 
-    def _config(self, cls, subfolder=None):
-        what = f"{subfolder}/ config" if subfolder else "model_index.json"
-        if self._looks_local() and not os.path.isdir(self.path):
-            raise self._error("is no folder: give a pipeline folder or a Hub id.")
-        config = self._load(what, cls.load_config, subfolder=subfolder)
+    def _config(self, cls, subfolder):
+        config = self._load(f"{subfolder}/ config", cls.load_config, subfolder=subfolder)
         kind = config.get("_class_name")
-        if subfolder in ("unet", "vae") and kind not in (None, cls.__name__):
+        if kind not in (None, cls.__name__):
             raise self._error(f"has a {kind} in {subfolder}/: only a {cls.__name__} is supported there.")
         parameters = inspect.signature(cls.__init__).parameters.values()
         return {**{p.name: p.default for p in parameters if p.default is not p.empty}, **config}
 
-    def _looks_local(self):
-        return self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or os.path.exists(self.path)
+    def _check_local(self):
+        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or os.path.exists(self.path)
+        if looks_local and not os.path.isdir(self.path):
+            raise self._error("is no folder: give a pipeline folder or a Hub id.")
+
+    def _read_schedule(self):
+        try:
+            schedule = NoiseSchedule.from_scheduler(self.scheduler_config)
+        except UsageError as error:
+            raise self._error(f"has a scheduler/ that this package cannot distill: {error}") from None
+        if schedule.num_train_timesteps is None:
+            kind = self.scheduler_config["_class_name"]
+            raise self._error(f"has a {kind}: only schedulers with whole timesteps are supported.")
+        return schedule
 
     def _load(self, what, load, **kwargs):
         """`load(path, ...)`, any failure told in one line."""
@@ -103,15 +112,16 @@ class StableDiffusionTeacher:
             raise self._error(f"has no readable {what}: {' '.join(str(error).split())[:300]}") from None
 
     def _load_model(self, cls, subfolder, **kwargs):
-        model = self._load(f"{subfolder}/", cls.from_pretrained, subfolder=subfolder, variant=self.variant, **kwargs)
+        options = {"subfolder": subfolder, "variant": self.variant, "use_safetensors": True, **kwargs}
+        model = self._load(f"{subfolder}/", cls.from_pretrained, **options)
         missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
         if missing:
             raise self._error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
         return model.requires_grad_(False)
 
     def _load_text_encoder(self, cls, subfolder, dtype):
-        options = {"subfolder": subfolder, "variant": self.variant, "dtype": dtype, "output_loading_info": True}
-        model, info = self._load(f"{subfolder}/", cls.from_pretrained, **options)
+        options = {"subfolder": subfolder, "variant": self.variant, "use_safetensors": True, "dtype": dtype}
+        model, info = self._load(f"{subfolder}/", cls.from_pretrained, output_loading_info=True, **options)
         if missing := sorted(info["missing_keys"]):  # which transformers would draw at random
             raise self._error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
         return model
@@ -164,6 +174,12 @@ class StableDiffusionTeacher:
         if not 0 <= timestep < self.schedule.num_train_timesteps:
             last = self.schedule.num_train_timesteps - 1
             raise UsageError(f"--conditioning_timestep {timestep} is outside of the teacher's schedule, 0 to {last}.")
+        alpha, _ = self.schedule.alpha_sigma(timestep, torch.zeros(1))
+        if self.schedule.prediction_type == "epsilon" and alpha == 0:
+            raise UsageError(
+                f"--conditioning_timestep {timestep} is pure noise (zero terminal SNR), which an epsilon-prediction "
+                "teacher cannot start from: take an earlier one."
+            )
 
     def load_unet(self, dtype=torch.float32):
         """The UNet, frozen, in eval mode."""
@@ -183,7 +199,7 @@ class StableDiffusionTeacher:
     def load_vae(self):
         """The VAE, on the CPU; `decode` loads it too, but a broken one should be told of before the training."""
         if self._vae is None and self.vae_name:
-            self._vae = self._other_vae(AutoencoderKL.from_pretrained).requires_grad_(False)
+            self._vae = self._other_vae(AutoencoderKL.from_pretrained, use_safetensors=True).requires_grad_(False)
         elif self._vae is None:
             self._vae = self._load_model(AutoencoderKL, "vae")
         return self._vae
@@ -199,10 +215,10 @@ class StableDiffusionTeacher:
                 "it is of another kind of model."
             )
 
-    def _other_vae(self, load):
+    def _other_vae(self, load, **options):
         subfolder = "vae" if os.path.isdir(os.path.join(self.vae_name, "vae")) else None  # a whole pipeline's, too
         try:
-            return load(self.vae_name, subfolder=subfolder)
+            return load(self.vae_name, subfolder=subfolder, **options)
         except Exception as error:  # as in `_load`
             reason = " ".join(str(error).split())[:300]
             raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {reason}") from None

@@ -86,7 +86,9 @@ class DistillationArguments:
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
-        None, "Start of the fake score: last node (default), teacher (default without backtracking), fit, random."
+        None,
+        "Start of the fake score: last node (default); teacher (default without backtracking); fit: what the last node "
+        "would be, for runs without a path; random.",
     )
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score a student update.")
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
@@ -113,7 +115,7 @@ class DistillationArguments:
     # Checkpoints, logging, validation
     checkpointing_steps: int = flag(500, "Save a checkpoint every so many updates.")
     checkpoints_total_limit: int | None = flag(None, "Keep this many checkpoints, the oldest go.")
-    resume_from_checkpoint: str | None = flag(None, "A checkpoint folder, or 'latest'.")
+    resume_from_checkpoint: str | None = flag(None, "'latest', or the folder of the last checkpoint.")
     logging_steps: int = flag(1, "A line in log.jsonl every so many updates.")
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...")
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.")
@@ -127,6 +129,7 @@ class DistillationArguments:
     dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.")
 
     def __post_init__(self):
+        self.variant = self.variant or None
         if self.lora_alpha is None:
             self.lora_alpha = float(self.lora_rank)
         if self.fake_score_init is None:

@@ -1,9 +1,12 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What a finished run leaves: the averaged student, its settings and its model card."""
 
+import os
+
 from .. import hub
 from ..card import model_card
 from ..evaluation.sheets import to_pil
+from ..models.embedded import EMBEDDED
 
 
 # The settings that made the student what it is, for disback_config.json and the card.
@@ -21,8 +24,8 @@ def artefact_config(context, path):
     args = context.args
     lora = context.roles.lora_config("student") if args.student == "lora" else None
     config = {
-        "base_model": args.pretrained_teacher_model,
-        "base_revision": args.teacher_revision,
+        "base_model": _base(args.pretrained_teacher_model),
+        "base_revision": context.teacher.commit or args.teacher_revision,
         "pipeline": context.teacher.pipeline_class.__name__,
         "student": args.student,
         "conditioning_timestep": args.conditioning_timestep,
@@ -33,6 +36,11 @@ def artefact_config(context, path):
     if path is not None and not args.no_backtracking:
         config["method"]["node_steps"] = [node.step for node in path.nodes]
     return config
+
+
+def _base(name):
+    """A Hub id as it is; a folder in full, so that the artefact can be loaded from anywhere on this machine."""
+    return os.path.abspath(name) if os.path.isdir(name) and name != EMBEDDED else name
 
 
 def save_artefact(context, folder, validator, path, repo_id=None):

@@ -1,6 +1,8 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Stage 2, distribution backtracking (Alg. 2): the student follows the path back, node by node, to the teacher."""
 
+from functools import cached_property
+
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -46,16 +48,18 @@ class DistributionBacktracking(Stage):
     # -----------------------------------------------------------------------------------------------------------------
 
     def train_step(self, step):
-        sums = {}
+        sums, drawn = {}, []
         for part in range(self.parts):
-            metrics, x0, batch = self._student_and_fake_losses(step, part)
+            metrics, samples, batch = self._student_and_fake_losses(step, part)
+            drawn.append((samples, batch))
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value / self.parts
-            del metrics
         sums["grad_norm_student"] = self.student_learner.step()
         sums["grad_norm_fake"] = self.fake_learner.step()
         for repeat in range(1, self.args.fake_score_updates_per_step):
-            self._further_fake_update(x0, batch, step, repeat)
+            loss, norm = self._further_fake_update(drawn, step, repeat)
+            sums["loss_fake"] += (loss - sums["loss_fake"]) / (repeat + 1)  # mean of the updates
+            sums["grad_norm_fake"] = torch.maximum(sums["grad_norm_fake"], norm)
         self.student.update_ema()
         return sums
 
@@ -81,11 +85,16 @@ class DistributionBacktracking(Stage):
         gap = (x0_fake - x0_target).abs().mean()
         return {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach(), "gap": gap}, samples, batch
 
-    def _further_fake_update(self, samples, batch, step, repeat):
-        epsilon, t = self.batches.fresh_diffusion(self.name, step, self.parts - 1, repeat, samples.shape)
-        output = self.forward(self.fake, self.schedule.add_noise(samples, epsilon, t), t, batch.score_conditioning)
-        self.fake_learner.backward(denoising_loss(output, samples, epsilon, t, self.schedule))
-        self.fake_learner.step()
+    def _further_fake_update(self, drawn, step, repeat):
+        """Eq. 5 on the step's samples with fresh noise; the loss and the norm of its gradient."""
+        total = 0.0
+        for part, (samples, batch) in enumerate(drawn):
+            epsilon, t = self.batches.fresh_diffusion(self.name, step, part, repeat, samples.shape)
+            output = self.forward(self.fake, self.schedule.add_noise(samples, epsilon, t), t, batch.score_conditioning)
+            loss = denoising_loss(output, samples, epsilon, t, self.schedule) / self.parts
+            self.fake_learner.backward(loss)
+            total = total + loss.detach()
+        return total, self.fake_learner.step()
 
     @torch.no_grad()
     def guided_x0(self, role, x_t, batch, scale, conditional=None):
@@ -132,6 +141,11 @@ class DistributionBacktracking(Stage):
             value.copy_(shadow[str(i)])
         super().load(folder)
         self._load_target()
+
+    @cached_property
+    def _origin(self):
+        path = [node.sha256 for node in self.path.nodes] if self.path else None
+        return {**super()._origin, "path": path}
 
     def state(self):
         ema_step = self.student.ema.optimization_step

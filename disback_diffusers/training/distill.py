@@ -27,6 +27,13 @@ OUT_OF_MEMORY = (
 )
 
 
+# Settings that shape a path, for its manifest.
+RECORDED = """
+    seed conditioning_timestep degradation_steps node_spacing degradation_learning_rate lora_rank lora_alpha
+    lora_target_modules train_batch_size gradient_accumulation_steps proportion_empty_prompts resolution
+""".split()
+
+
 def run_script(parse_args, teacher_class):
     """`main` of a training script: 0 when done, 2 for a wrong flag or file, 1 for a failed run, 130 if interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -88,7 +95,15 @@ def distill(args, teacher_class):
     if args.push_to_hub and accelerator.is_main_process:
         repo_id = hub.create_hub_repo(args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token)
     folder.open(args.settings())
-    context, validator = build(args, teacher, prompts, accelerator, folder)
+    try:
+        _train(args, build(args, teacher, prompts, accelerator, folder), folder, repo_id)
+    finally:
+        folder.close()
+    accelerator.end_training()
+
+
+def _train(args, built, folder, repo_id):
+    (context, validator), accelerator = built, built[0].accelerator
     trainer = Trainer(context, folder, validator)
     checkpoint = folder.find(args.resume_from_checkpoint)
     if accelerator.is_main_process:
@@ -106,7 +121,6 @@ def distill(args, teacher_class):
         logger.info(f"The student is in {folder.folder}.")
         if repo_id:
             hub.push_folder(folder.folder, repo_id, args.hub_token)
-    accelerator.end_training()
 
 
 def stage_1(context, folder, trainer, checkpoint):
@@ -132,7 +146,7 @@ def _record(context, folder, trainer, checkpoint):
     where = folder.folder / "degradation"
     if checkpoint and checkpoint.stage_name == "backtracking":
         return DegradationPath.load(where, base=context.roles)
-    settings = {"seed": context.args.seed, "conditioning_timestep": context.args.conditioning_timestep}
+    settings = {name: getattr(context.args, name) for name in RECORDED}
     path = DegradationPath(where, context.roles.fingerprint, settings)
     if checkpoint:
         path = DegradationPath.load(where, base=context.roles)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
 from ..errors import RunError, UsageError
 from ..files import atomic_write
@@ -16,6 +17,7 @@ from ..files import atomic_write
 
 ARGUMENTS = "arguments.yaml"
 LOG = "log.jsonl"
+LOCK = ".lock"
 STAGES = ("degradation", "backtracking")
 CHECKPOINT = re.compile(r"checkpoint-(degradation-)?(\d+)")
 # What a run writes beside checkpoints; a folder that holds any of these without ARGUMENTS belongs to something else.
@@ -50,6 +52,7 @@ class RunFolder:
 
     def __init__(self, folder, is_main=True):
         self.folder, self.is_main = Path(folder), is_main
+        self._lock = FileLock(self.folder / LOCK)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Whose folder it is
@@ -100,14 +103,29 @@ class RunFolder:
             raise UsageError(f"{file} is damaged: restore it, or choose another --output_dir.") from None
 
     def open(self, settings):
-        """Make the folder, try whether it can be written to, and leave the settings in it."""
+        """Make the folder, try whether it can be written to, and leave the settings in it. It is ours until `close`.
+
+        Raises:
+            UsageError: another process has it open.
+            RunError: it cannot be written to.
+        """
         if self.is_main:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                raise UsageError(
+                    f"--output_dir {self.folder} is in use by another run (or one that is just saving): wait until it "
+                    "has ended, or choose another folder."
+                ) from None
             except OSError as error:
-                raise RunError(f"--output_dir {self.folder} cannot be made: {error.strerror}.") from None
+                raise RunError(f"--output_dir {self.folder} cannot be written to: {error.strerror}.") from None
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             atomic_write(self.folder / ARGUMENTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def close(self):
+        """Let other runs have it; the end of the process, however it comes, does so too."""
+        self._lock.release()
 
     # -----------------------------------------------------------------------------------------------------------------
     # Checkpoints

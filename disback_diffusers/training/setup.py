@@ -58,9 +58,9 @@ def make_accelerator(args):
         )
     except (ImportError, ValueError) as error:
         raise UsageError(f"--mixed_precision {args.mixed_precision}, --report_to {args.report_to}: {error}") from None
-    missing = [name for name in args.report_to if name not in [str(tracker) for tracker in accelerator.log_with]]
+    missing = set(args.report_to) - {"all"} - {str(tracker) for tracker in accelerator.log_with}
     if missing:
-        raise UsageError(f"--report_to {missing[0]}: this tracker is not installed (pip install {missing[0]}).")
+        raise UsageError(f"--report_to {min(missing)}: this tracker is not installed (pip install {min(missing)}).")
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         raise UsageError(
             f"accelerate's {accelerator.distributed_type.value} is not supported: use plain data parallelism (one "
@@ -115,33 +115,28 @@ def _check_path(args):
 
 def build(args, teacher, prompts, accelerator, folder):
     """Load the weights; returns the `Context` and the `Validator`."""
-    device = accelerator.device
-    dtype = DTYPES[accelerator.mixed_precision]
+    device, dtype = accelerator.device, DTYPES[accelerator.mixed_precision]
     if args.report_to:
         settings = {key: str(value) if isinstance(value, list) else value for key, value in args.settings().items()}
         accelerator.init_trackers("disback", {key: value for key, value in settings.items() if value is not None})
 
-    encode = teacher.load_encoder(device, dtype)
-    with accelerator.main_process_first():
-        bank = PromptBank(
-            prompts,
-            encode,
-            cache=args.cache_text_embeddings,
-            folder=folder.folder / "text_embeddings",
-            encoder_id=f"{resolve(teacher.name)} {args.teacher_revision} {args.variant} {dtype}",
-            show_progress=accelerator.is_main_process,
-        )
-    shown = validation_prompts(args.validation_prompts, prompts)
-    shown_conditioning = encode(shown).to("cpu")
-    if args.cache_text_embeddings != "off":
-        bank.encode = encode = None  # the text encoder's memory is free again
-
-    if accelerator.is_main_process:
-        teacher.load_vae()
-    unet = teacher.load_unet(dtype).to(device)
-    student_unet = teacher.load_unet().to(device).requires_grad_(True) if args.student == "full" else None
+    # On the CPU until the text encoder is through; what does not fit is told before thousands of prompts are encoded.
+    unet = teacher.load_unet(dtype)
     lcm_lora = LcmLora(args.lcm_lora, teacher.unet_config) if args.lcm_lora else None
     roles = make_roles(args, unet, lcm_lora)
+    if args.degradation_path:
+        DegradationPath.load(args.degradation_path, base=roles)
+    if accelerator.is_main_process:
+        teacher.load_vae()
+
+    bank = _prompt_bank(args, teacher, prompts, accelerator, folder)
+    shown = validation_prompts(args.validation_prompts, prompts)
+    shown_conditioning = bank.encode(shown).to("cpu")
+    if args.cache_text_embeddings != "off":
+        bank.encode = None  # the text encoder's memory is free again
+
+    unet.to(device)
+    student_unet = teacher.load_unet().to(device).requires_grad_(True) if args.student == "full" else None
     _speed(args, [unet, student_unet] if student_unet else [unet])
     timestep, boundary = args.conditioning_timestep, lcm_lora is not None
     student = Student(roles, teacher.schedule, timestep, student_unet, args.ema_decay, boundary)
@@ -159,6 +154,19 @@ def build(args, teacher, prompts, accelerator, folder):
     )
     context = Context(args, accelerator, teacher, roles, student, batches, lcm_lora)
     return context, Validator(context, shown, shown_conditioning, folder.folder / "samples")
+
+
+def _prompt_bank(args, teacher, prompts, accelerator, folder):
+    dtype = DTYPES[accelerator.mixed_precision]
+    with accelerator.main_process_first():
+        return PromptBank(
+            prompts,
+            teacher.load_encoder(accelerator.device, dtype),
+            cache=args.cache_text_embeddings,
+            folder=folder.folder / "text_embeddings",
+            encoder_id=f"{resolve(teacher.name)} {teacher.commit} {args.variant} {dtype}",
+            show_progress=accelerator.is_main_process,
+        )
 
 
 def make_roles(args, unet, lcm_lora=None):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from datasets import load_dataset
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from disback_diffusers.evaluation.judge import Judge
-from disback_diffusers.models.embedded import EMBEDDED, FOLDER, PROMPTS, resolve
+from disback_diffusers.models.embedded import EMBEDDED, FOLDER, PROMPTS, REFERENCE, resolve
 
 
 DATA = Path(__file__).parents[2] / "train_scripts" / "data" / "noto_emoji_32.parquet"
@@ -57,6 +58,9 @@ def test_retrieval_counts_the_own_prompt_among_the_nearest(judge):
 def test_the_embedded_files_are_small_safetensors_in_half_precision():
     files = list(FOLDER.rglob("*.safetensors"))
     assert sum(file.stat().st_size for file in files) <= 16e6
+    for file in set(files) - {REFERENCE}:
+        floats = [value.dtype for value in load_file(file).values() if value.is_floating_point()]
+        assert len(floats) > 10 and set(floats) == {torch.float16}
     assert not [file for file in FOLDER.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
 

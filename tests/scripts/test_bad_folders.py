@@ -5,16 +5,18 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from script_runs import PROMPTS, SCRIPT, FileLimit, check_message, differences, quick_words, result, start
+from script_runs import PROMPTS, SCRIPT, FileLimit, Trap, check_message, differences, quick_words, result, start
 
 from disback_diffusers.training.arguments import parse_args
 from disback_diffusers.training.distill import run_script
+from disback_diffusers.training.run_folder import RunFolder
 
 
 def halve(file):
@@ -168,6 +170,63 @@ def test_numbers_that_are_none(files):
     run = start(quick_words("--learning_rate", "1e30", "--output_dir", "other"))
     assert run.wait() == 1
     check_message(run.output, "backtracking step 2, node 2", "--degradation_path other/degradation")
+
+
+def test_numbers_that_are_none_in_a_further_fake_update_do_not_reach_a_checkpoint(files):
+    """Its learning rate throws the fake score off in the update before."""
+    words = "--fake_score_learning_rate 1e30 --fake_score_updates_per_step 2 --checkpointing_steps 1".split()
+    run = start(quick_words(*words))
+    assert run.wait() == 1
+    check_message(run.output, "backtracking step 1")
+    assert not list((files / "out").glob("checkpoint-[0-9]*"))
+
+
+def test_a_run_that_met_no_number_can_go_on_from_its_last_checkpoint(files):
+    """The student is spoilt in between, by hand, and then put right."""
+    run = start(quick_words(), Trap("open", "log.jsonl a", 6 + 6))
+    assert run.wait() == -signal.SIGKILL
+    student = files / "out" / "checkpoint-4" / "student.safetensors"
+    good = student.read_bytes()
+    save_file({key: value + float("inf") for key, value in load_file(student).items()}, student)
+    run = start(quick_words("--resume_from_checkpoint", "latest"))
+    assert run.wait() == 1, run.output
+    check_message(run.output, "backtracking step 5, node 0")
+    assert (files / "out" / "checkpoint-4" / "state.json").is_file()
+    student.write_bytes(good)
+    run = start(quick_words("--resume_from_checkpoint", "latest"))
+    assert run.wait() == 0, run.output
+
+
+def test_two_runs_at_once(files):
+    folder = RunFolder("out")
+    folder.open({})
+    run = start(quick_words("--resume_from_checkpoint", "latest"))
+    assert run.wait() == 2
+    check_message(run.output, "--output_dir out is in use by another run")
+    folder.close()
+
+
+@pytest.fixture
+def small_disk(files):
+    """./disk, a file system of 256 KiB."""
+    (files / "disk").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(files / "disk")]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    yield files / "disk"
+    subprocess.run(["umount", str(files / "disk")], check=True)
+
+
+def test_a_small_disk(small_disk, files, finished_once):
+    """Full for good in the middle of the run; the run goes on elsewhere from what fitted."""
+    run = start(quick_words("--output_dir", "disk/out"))
+    assert run.wait() == 1
+    check_message(run.output, "disk/out", "free")
+    shutil.copytree(small_disk / "out", files / "out")
+    run = start(quick_words("--resume_from_checkpoint", "latest"))
+    assert run.wait() == 0, run.output
+    assert "Resumed from out/checkpoint" in run.output
+    assert differences(result(files / "out"), result(finished_once)) == []
 
 
 def test_a_full_disk(files, finished_once):

@@ -4,6 +4,8 @@
 import shutil
 
 import pytest
+import torch
+from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from script_runs import quick_words
 
@@ -120,6 +122,25 @@ def test_a_teacher_without_scheduler(fails, changed_teacher):
 def test_a_teacher_of_another_kind(fails, changed_teacher, file, values, expected):
     changed_teacher(file, **values)
     fails("--pretrained_teacher_model ./changed", "--pretrained_teacher_model ./changed", expected)
+
+
+@pytest.mark.parametrize("cls", [FlowMatchEulerDiscreteScheduler, EDMEulerScheduler])
+def test_a_teacher_whose_scheduler_is_of_another_kind(fails, changed_teacher, cls):
+    cls().save_config(changed_teacher() / "scheduler")
+    fails("--pretrained_teacher_model ./changed", "--pretrained_teacher_model ./changed", "scheduler")
+
+
+def test_an_epsilon_teacher_cannot_start_from_pure_noise(fails, changed_teacher):
+    changed_teacher(SCHEDULER, rescale_betas_zero_snr=True)
+    flags = "--pretrained_teacher_model ./changed --conditioning_timestep"
+    fails(f"{flags} 999", "--conditioning_timestep 999", "pure noise")
+
+
+def test_pickled_weights_are_not_loaded(fails, changed_teacher):
+    file = changed_teacher() / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    fails("--pretrained_teacher_model ./changed", "./changed", "unet/", "safetensors", early=False)
 
 
 def test_an_sdxl_teacher(fails, sdxl_folder):

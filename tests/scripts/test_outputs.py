@@ -1,24 +1,108 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What a run shows while it goes on: pictures and trackers."""
+"""What a run shows while it goes on (bar, log, pictures, trackers), and what it leaves."""
 
 import numpy as np
 import pytest
+import torch
+from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file
 from script_runs import log, quick_words, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_models import save_sd
+from tiny_students import noise
+
+from disback_diffusers import DisBackPipeline
+from disback_diffusers.hub import LORA_NAME
 
 
-def test_samples_and_trackers(files):
-    run = start(quick_words("--validation_steps", "4", "--report_to", "tensorboard", "--guidance_scale", "2"))
+def finish(*words):
+    run = start(quick_words(*words))
     assert run.wait() == 0, run.output
+    return run.output
+
+
+def test_bar_log_samples_and_trackers(files):
+    printed = finish("--validation_steps", "4", "--report_to", "tensorboard", "--guidance_scale", "2")
+    for part in ("backtracking:", "node=2", "loss_student=", "loss_fake=", "gap="):
+        assert part in printed
+    lines = log("out")
+    assert [(line["stage"], line["node"]) for line in lines[-8:]] == [
+        ("backtracking", n) for n in (2, 2, 1, 1, *[0] * 4)
+    ]
+    assert {"step", "loss_student", "loss_fake", "gap", "seconds_per_step"} <= lines[-1].keys()
+
     sheets = {path.name: np.asarray(Image.open(path)) for path in (files / "out" / "samples").glob("step-*.png")}
     assert sorted(sheets) == ["step-4.png", "step-8.png"]
-    assert (sheets["step-4.png"] != sheets["step-8.png"]).any()  # the student's row changes
+    four, eight = sheets["step-4.png"], sheets["step-8.png"]
+    half = len(four[:-18]) // 2  # without the captions: the teacher's row above the student's
+    assert (four[:half] == eight[:half]).all() and (four[half:] != eight[half:]).any()
 
     folders = {path.parent for path in (files / "out" / "logs").rglob("events*")}
     (events,) = [e for e in (EventAccumulator(str(f), {"images": 0}).Reload() for f in folders) if e.Tags()["images"]]
     fake = [(event.step, event.value) for event in events.Scalars("backtracking/loss_fake")]
-    logged = [(6 + line["step"], pytest.approx(line["loss_fake"])) for line in log("out") if "loss_fake" in line]
+    logged = [(6 + line["step"], pytest.approx(line["loss_fake"])) for line in lines if "loss_fake" in line]
     assert fake == logged and len(logged) == 8  # one rising count: stage 1 took 6 updates
     assert [event.step for event in events.Scalars("degradation/loss_target")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in events.Images("samples")] == [6 + 4, 6 + 8]
+
+
+def check_artefact(teacher, kind):
+    """The averaged weights are what is saved, and they load in our pipeline and in plain diffusers alike."""
+    last = load_file("out/checkpoint-8/ema.safetensors")
+    if kind == "lora":
+        saved = load_file(f"out/{LORA_NAME}")
+        plain = StableDiffusionPipeline.from_pretrained(teacher)
+        plain.load_lora_weights("out")
+    else:
+        saved = load_file("out/unet/diffusion_pytorch_model.safetensors")
+        unet = UNet2DConditionModel.from_pretrained("out", subfolder="unet")
+        plain = StableDiffusionPipeline.from_pretrained(teacher, unet=unet)
+    assert len(saved) == len(last)
+    for value in saved.values():
+        assert any(value.shape == other.shape and torch.equal(value, other) for other in last.values())
+
+    plain.scheduler = LCMScheduler.from_config(plain.scheduler.config)
+    ours, images = DisBackPipeline.from_pretrained("out"), []
+    for pipe in (ours, plain):
+        pipe.set_progress_bar_config(disable=True)
+    z = noise()
+    images.append(ours("a red cat", latents=z, output_type="pt").images)
+    images.append(
+        plain(
+            "a red cat", latents=z, output_type="pt", num_inference_steps=1, timesteps=[399], guidance_scale=0
+        ).images
+    )
+    torch.testing.assert_close(*images, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_artefact(files, sd_folder, kind):
+    finish("--student", kind)
+    check_artefact(sd_folder, kind)
+
+
+OTHER_TEACHERS = {
+    "v prediction, zero terminal SNR": {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    },
+    "linear betas": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "squaredcos": {"beta_schedule": "squaredcos_cap_v2"},
+    "sample prediction": {"prediction_type": "sample"},
+}
+
+
+@pytest.mark.parametrize("scheduler", OTHER_TEACHERS)
+def test_other_teachers_and_another_size(files, scheduler):
+    save_sd("other", **OTHER_TEACHERS[scheduler])
+    finish("--pretrained_teacher_model", "other", "--resolution", "48x64")
+    check_artefact("other", "lora")
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_other_schedulers_configs(files, changed_teacher, name):
+    changed_teacher("scheduler/scheduler_config.json", _class_name=name)
+    finish("--pretrained_teacher_model", "changed")
+    check_artefact("changed", "lora")

@@ -95,6 +95,15 @@ def test_killed_at_every_kind_of_moment(words, uninterrupted, tmp_path):
     assert names(out) == ["checkpoint-6", "checkpoint-8"] and leftovers(out) == []
 
 
+def test_killed_again_while_a_node_is_recorded_anew(words, uninterrupted, tmp_path):
+    """After the first kill the manifest tells of a node that the checkpoint does not; the second comes in between."""
+    words = [*words, "--output_dir", str(tmp_path / "run")]
+    killed(words, "open", "log.jsonl a", 4)  # node 2 is of step 3, the checkpoint of step 2
+    killed([*words, *LATEST], "open", "000003.safetensors rb", 2)  # the first time it is checked, then it is new
+    finish([*words, *LATEST])
+    assert differences(result(tmp_path / "run"), result(uninterrupted)) == []
+
+
 def test_a_full_student_with_accumulation_a_schedule_guidance_and_cached_embeddings(words, tmp_path):
     settings = ("--student full --gradient_accumulation_steps 2 --train_batch_size 1 --lr_scheduler cosine "
                 "--lr_warmup_steps 2 --cache_text_embeddings disk --fake_score_updates_per_step 2 "

@@ -34,6 +34,13 @@ def test_target_learns_the_untrained_student_and_nodes_keep_it(make_context, tmp
     assert probe["student_loss"] == pytest.approx(losses[-1], rel=1e-5)
 
 
+def test_the_embedded_teacher_leaves_its_own_samples_for_the_student_s(make_context, tmp_path):
+    settings = {"degradation_steps": 12, "train_batch_size": 8, "degradation_learning_rate": 1e-3, "lora_rank": 16}
+    path, _, _ = record(make_context(pretrained_teacher_model="embedded", **settings), tmp_path / "path", nodes=1)
+    teacher, student = path.nodes
+    assert student.student_loss < 0.9 * teacher.student_loss and student.teacher_loss > 1.01 * teacher.teacher_loss
+
+
 def test_the_loss_of_a_node_is_the_mean_since_the_one_before(make_context, tmp_path):
     path, _, history = record(make_context(), tmp_path / "path")
     losses = [metrics["loss_target"] for metrics in history]
