@@ -43,9 +43,11 @@ class Measurements:
         self.prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
         self.text = self.judge.text_features(self.prompts)
         bucket = context.batches.buckets[0]
-        self.conditioning = encode_all(self.prompts).told(bucket.added)
+        device = context.accelerator.device
+        self.conditioning = encode_all(self.prompts).told(bucket.added).to(device)
         shape = bucket.latent_shape
-        self.noise = torch.randn(len(self.prompts), *shape, generator=torch.Generator().manual_seed(noise_seed))
+        noise = torch.randn(len(self.prompts), *shape, generator=torch.Generator().manual_seed(noise_seed))
+        self.noise = noise.to(device)
         self.rows, self.start, self.paused = [], time.perf_counter(), 0.0
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from disback_diffusers.training.distill import run_script
 
 
 def parse():
-    args = parse_args(description=__doc__, conditioning_timestep=999)  # an LCM's own first timestep
+    args = parse_args(description=__doc__)
     if not args.lcm_lora:
         raise UsageError("--lcm_lora is required.")
     return args

@@ -80,7 +80,7 @@ class ConsistencyDistillation:
         """c_skip x_t + c_out x0, x0 as the adapter has it."""
         with self.roles("lcm"):
             x0 = self.schedule.to_x0(self.roles.unet(x_t, t, **conditioning.kwargs()).sample, x_t, t)
-        c_skip, c_out = (c.view(-1, 1, 1, 1) for c in zip_scalings(t))
+        c_skip, c_out = (c.view(-1, 1, 1, 1) for c in boundary_scalings(t))
         return c_skip * x_t + c_out * x0
 
     def solver_step(self, x_t, start, end, conditioning):
@@ -91,11 +91,6 @@ class ConsistencyDistillation:
         output = guide(*output.chunk(2), self.args.guidance_scale)
         x0, epsilon = self.schedule.to_x0(output, x_t, start), self.schedule.to_epsilon(output, x_t, start)
         return self.schedule.add_noise(x0, epsilon, end)
-
-
-def zip_scalings(t):
-    """`boundary_scalings` of a tensor of timesteps."""
-    return (torch.tensor(values) for values in zip(*(boundary_scalings(step) for step in t.tolist())))
 
 
 def main():

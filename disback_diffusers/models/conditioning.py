@@ -165,7 +165,7 @@ class PromptBank:
         prompts (`list[str]`).
         encode: `list[str] -> Conditioning`; the empty prompt is encoded with it too.
         cache (`str`): "off" encodes each batch anew; "memory" and "disk" encode everything once, now.
-        folder (`Path`, *optional*): where "disk" keeps its file; it is reused as long as prompts and encoder agree.
+        folder (`Path`, *optional*): where "disk" keeps its file; it is reused for the same prompts and `encoder_id`.
         encoder_id (`str`): tells one text encoder from another in the name of that file.
     """
 
@@ -191,8 +191,13 @@ class PromptBank:
     def _encode_all(self, batch_size=64):
         parts = range(0, len(self.prompts), batch_size)
         parts = tqdm(parts, desc="encoding prompts", disable=not self.show_progress or len(parts) < 100)
-        encoded = [self.encode(self.prompts[i : i + batch_size]).to("cpu") for i in parts]
-        return encoded[0].cat(*encoded[1:])
+        result = None
+        for i in parts:
+            encoded = self.encode(self.prompts[i : i + batch_size])
+            if result is None:  # the whole at once: SDXL's need 0.3 MB a prompt, and there shall be one copy
+                result = encoded.map(lambda x: torch.empty(len(self), *x.shape[1:], dtype=x.dtype))
+            result.map(lambda whole, part, i=i: whole[i : i + len(part)].copy_(part), encoded)
+        return result
 
     def _on_disk(self, file):
         if not file.is_file():

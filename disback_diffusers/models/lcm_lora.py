@@ -20,7 +20,7 @@ SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # of LCM's boundary conditions, as dif
 
 
 def boundary_scalings(timestep):
-    """c_skip and c_out of a latent consistency model: its answer is c_skip x_t + c_out x0."""
+    """c_skip and c_out of a latent consistency model, whose answer is c_skip x_t + c_out x0; of a number or tensor."""
     t = timestep * TIMESTEP_SCALING
     return SIGMA_DATA**2 / (t**2 + SIGMA_DATA**2), t / (t**2 + SIGMA_DATA**2) ** 0.5
 

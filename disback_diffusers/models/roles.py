@@ -151,7 +151,7 @@ class Roles:
         self._draw(name, seed, zero_b=True)
 
     def randomize(self, name: str, seed: int) -> None:
-        """Draw A and B, in place, as `reset` draws A: a network near the teacher that has learned nothing."""
+        """Draw A and B, in place, as `reset` draws A: the teacher, disturbed."""
         self._draw(name, seed, zero_b=False)
 
     @torch.no_grad()

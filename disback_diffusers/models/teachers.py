@@ -196,6 +196,15 @@ class StableDiffusionTeacher:
     def _encode(self, pipeline, prompts):
         return Conditioning(pipeline.encode_prompt(prompts, pipeline.device, 1, False)[0])
 
+    def count_text_parameters(self):
+        """Of all text encoders; no weights are loaded."""
+        count = 0
+        for name, cls in self.text_encoders.items():
+            config = self._load(f"{name}/ config", cls.config_class.from_pretrained, subfolder=name)
+            with torch.device("meta"):
+                count += sum(parameter.numel() for parameter in cls(config).parameters())
+        return count
+
     def load_vae(self):
         """The VAE, on the CPU; `decode` loads it too, but a broken one should be told of before the training."""
         if self._vae is None and self.vae_name:

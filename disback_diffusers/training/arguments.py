@@ -44,7 +44,7 @@ class DistillationArguments:
 
     # Run
     output_dir: str = flag("disback-model", "Where everything is written.")
-    seed: int = flag(0, "Seed of all randomness; the same seed gives the same run.")
+    seed: int = flag(0, "Seed of all randomness; on a CPU the same seed gives the same run bit for bit.")
     resolution: list[str] = flag(
         [],
         "Image size in pixels, 1024 or WIDTHxHEIGHT; of several each batch draws one; by default the teacher's own.",
@@ -67,7 +67,9 @@ class DistillationArguments:
     lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).")
     lora_alpha: float | None = flag(None, "Scale of the adapters is alpha / rank; by default alpha = rank.")
     lora_target_modules: list[str] = flag(["all"], "'attention', 'all' (14 suffixes of LCM-LoRA), or module suffixes.")
-    conditioning_timestep: int = flag(399, "Timestep at which the student runs its one step.")
+    conditioning_timestep: int | None = flag(
+        None, "Timestep at which the student runs its one step; by default 399, with --lcm_lora 999."
+    )
 
     # Stage 1, degradation recording
     degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).")
@@ -87,15 +89,15 @@ class DistillationArguments:
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
         None,
-        "Start of the fake score: last node (default); teacher (default without backtracking); fit: what the last node "
-        "would be, for runs without a path; random.",
+        "Start of the fake score: last node (default), teacher (default without backtracking), fit (what the last "
+        "node would be, for runs without a path), random.",
     )
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score a student update.")
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
     guidance_scale: float = flag(2.0, "Classifier-free guidance of the target; 1 is off.")
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.")
     guidance_max_timestep: int = flag(600, "Guide only up to this timestep; guiding at all of them gave a worse FD.")
-    proportion_empty_prompts: float = flag(0.1, "Share of prompts emptied in the denoising losses.")
+    proportion_empty_prompts: float = flag(0.1, "Share of prompts emptied for the fake score and the target.")
 
     # Optimization
     learning_rate: float = flag(1e-4, "Learning rate of the student.")
@@ -130,6 +132,8 @@ class DistillationArguments:
 
     def __post_init__(self):
         self.variant = self.variant or None
+        if self.conditioning_timestep is None:
+            self.conditioning_timestep = 999 if self.lcm_lora else 399
         if self.lora_alpha is None:
             self.lora_alpha = float(self.lora_rank)
         if self.fake_score_init is None:
@@ -194,6 +198,10 @@ class DistillationArguments:
         return values
 
 
+# What YAML 1.1 reads as false, though it is the name of a choice.
+FALSE_WORDS = {"mixed_precision": "no", "cache_text_embeddings": "off"}
+
+
 def _read_config(file):
     """A YAML file of flag names and values, as command-line words."""
     try:
@@ -209,6 +217,8 @@ def _read_config(file):
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"--config {file}: unknown key '{key}'; --help lists them.")
+        if value is False and key in FALSE_WORDS:
+            value = FALSE_WORDS[key]
         items = value if isinstance(value, list) else [value]
         if any(isinstance(item, (dict, list)) for item in items):
             raise UsageError(f"--config {file}: '{key}' must be one value or a list of values.")

@@ -33,7 +33,7 @@ class BatchSource:
     Args:
         bank (`PromptBank`).
         buckets (`list[Bucket]`): image sizes; each batch has one of them, by chance.
-        timesteps (`tuple`): first and last timestep of the diffusion, 2 % and 98 % of the schedule by default.
+        timesteps (`tuple`): first and last timestep of the diffusion.
         batch_size (`int`): on each process. rank, world (`int`): this process, of how many.
         proportion_empty (`float`): share of the prompts emptied in `score_conditioning`.
     """

@@ -30,7 +30,7 @@ OUT_OF_MEMORY = (
 # Settings that shape a path, for its manifest.
 RECORDED = """
     seed conditioning_timestep degradation_steps node_spacing degradation_learning_rate lora_rank lora_alpha
-    lora_target_modules train_batch_size gradient_accumulation_steps proportion_empty_prompts resolution
+    lora_target_modules train_batch_size gradient_accumulation_steps proportion_empty_prompts resolution lcm_lora
 """.split()
 
 
@@ -97,6 +97,10 @@ def distill(args, teacher_class):
     folder.open(args.settings())
     try:
         _train(args, build(args, teacher, prompts, accelerator, folder), folder, repo_id)
+    except BaseException:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        raise
     finally:
         folder.close()
     accelerator.end_training()

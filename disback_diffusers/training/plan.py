@@ -32,7 +32,10 @@ def plan(args, teacher, n_prompts, accelerator):
         ("latents", ", ".join("x".join(map(str, bucket.latent_shape)) for bucket in buckets)),
         *_work(args, n_prompts, lora, accelerator.num_processes),
     ]
-    memory = {**weights(args, base, lora, len(roles.names), dtype), **activations(args, teacher, unet, roles, dtype)}
+    memory = weights(args, base, lora, len(roles.names), dtype)
+    if args.cache_text_embeddings == "off":
+        memory["text encoders"] = teacher.count_text_parameters() * dtype.itemsize
+    memory.update(activations(args, teacher, unet, roles, dtype))
     rows += [("memory", f"{part}: {size / GIB:,.2f} GiB") for part, size in memory.items() if size]
     total = sum(memory.values())
     rows.append(("memory", f"together: {total / GIB:,.2f} GiB on each GPU (computed, not measured)"))
@@ -74,6 +77,7 @@ def weights(args, base, lora, adapters, dtype):
         "base, frozen": base * dtype.itemsize,
         "adapters": adapters * lora * 4,
         "student UNet": base * 4 if args.student == "full" else 0,
+        "its copy in lower precision": base * dtype.itemsize if args.student == "full" and dtype.itemsize < 4 else 0,
         "moving average": (trained - lora) * 4,
         "gradients": trained * 4,
         "optimizers": trained * (2 if args.use_8bit_adam else 8),  # Adam's two moments
@@ -81,7 +85,10 @@ def weights(args, base, lora, adapters, dtype):
 
 
 def activations(args, teacher, unet, roles, dtype):
-    """Bytes of activations at their peak: the student's graph waits while that of the fake score is worked off."""
+    """Bytes of activations at their peak: the student's graph waits while that of the fake score is worked off.
+
+    Without checkpointing it is a lower bound: norms in float32 and casts within the adapters come on top on a GPU.
+    """
     largest = max(teacher.buckets(args.resolution), key=lambda bucket: bucket.latent_shape[1] * bucket.latent_shape[2])
     inputs = teacher.meta_inputs(largest, args.train_batch_size, dtype)
     with roles("fake"):

@@ -33,7 +33,7 @@ OUTPUTS = (
 # Settings that do not shape the result: they may differ when a run is resumed.
 FREE = {"output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps",
         "report_to", "logging_dir", "validation_prompts", "validation_steps", "push_to_hub", "hub_model_id", "dry_run",
-        "cache_text_embeddings"}  # fmt: skip
+        "cache_text_embeddings", "pretrained_vae_model_name_or_path"}  # fmt: skip
 
 
 @dataclass(order=True)
@@ -118,6 +118,8 @@ class RunFolder:
                     f"--output_dir {self.folder} is in use by another run (or one that is just saving): wait until it "
                     "has ended, or choose another folder."
                 ) from None
+            except NotImplementedError:  # a file system without locks
+                pass
             except OSError as error:
                 raise RunError(f"--output_dir {self.folder} cannot be written to: {error.strerror}.") from None
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

@@ -2,10 +2,12 @@
 """From arguments to everything a run works with: checks first, then weights."""
 
 import os
+from contextlib import nullcontext
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from ..errors import UsageError
 from ..models.conditioning import PromptBank, load_prompts
@@ -54,6 +56,8 @@ def make_accelerator(args):
         accelerator = Accelerator(
             mixed_precision=args.mixed_precision,
             log_with=args.report_to or None,
+            # What the main process does alone (samples, checkpoints, a cache of embeddings) takes its time.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
             project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=logging_dir),
         )
     except (ImportError, ValueError) as error:
@@ -101,6 +105,11 @@ def _check_path(args):
         raise UsageError(
             f"--degradation_path {args.degradation_path} leads to a student of --conditioning_timestep {timestep}, "
             f"here it is {args.conditioning_timestep}: set that one, or record a path."
+        )
+    if bool(path.settings.get("lcm_lora")) != bool(args.lcm_lora):
+        raise UsageError(
+            f"--degradation_path {args.degradation_path} leads to another student: one of the two starts as an "
+            "--lcm_lora. Record a path."
         )
     stretch = (len(path) - 2) * args.steps_per_node
     if stretch >= args.max_train_steps:
@@ -158,7 +167,8 @@ def build(args, teacher, prompts, accelerator, folder):
 
 def _prompt_bank(args, teacher, prompts, accelerator, folder):
     dtype = DTYPES[accelerator.mixed_precision]
-    with accelerator.main_process_first():
+    first = accelerator.main_process_first() if args.cache_text_embeddings == "disk" else nullcontext()
+    with first:  # the others then find the file
         return PromptBank(
             prompts,
             teacher.load_encoder(accelerator.device, dtype),

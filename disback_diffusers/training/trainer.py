@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from ..errors import RunError
 
 
+MOST_SKIPPED = 30  # the scale starts at 2**16 and is halved each time
 RESUME = "To go on, give the same command with --resume_from_checkpoint latest."
 
 
@@ -34,6 +35,7 @@ class Trainer:
         self.args, self.accelerator = context.args, context.accelerator
         self._signalled = False  # this process was told to stop
         self._stop = False  # all processes agreed to
+        self._skipped = 0  # updates in a row that the fp16 scaler left out
 
     def run(self, stage):
         """From where the stage stands to its end.
@@ -72,9 +74,9 @@ class Trainer:
         last = step == stage.total_steps
         if last or self._stop or step % self.args.checkpointing_steps == 0:
             saved = self.save(stage)
-        drawn = self.args.validation_steps and step % self.args.validation_steps == 0
-        if stage.name == "backtracking" and (last or drawn):
-            self.validate(step)
+        due = self.args.validation_steps and step % self.args.validation_steps == 0
+        if stage.name == "backtracking" and (last or due):
+            self.validate(stage)
         if self._stop and not last:
             raise Interrupted(f"Stopped at {stage.name} step {step}; {saved} is saved. {RESUME}")
 
@@ -100,10 +102,12 @@ class Trainer:
         return self.accelerator.device
 
     def _check(self, stage, step, node, metrics):
-        for name, value in metrics.items():
-            # With fp16 the gradient scaler leaves such an update out, and scales less.
-            skipped = name.startswith("grad_norm") and self.accelerator.mixed_precision == "fp16"
-            if not math.isfinite(value) and not skipped:
+        infinite = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        self._skipped = self._skipped + 1 if infinite else 0
+        for name, value in infinite.items():
+            # With fp16 the gradient scaler leaves such an update out, and scales less, down to 1 if it must.
+            scaled = name.startswith("grad_norm") and self.accelerator.mixed_precision == "fp16"
+            if not scaled or self._skipped > MOST_SKIPPED:
                 path = stage.path if stage.name == "backtracking" else None
                 reuse = f", with --degradation_path {path.folder}" if path else ""
                 raise RunError(
@@ -120,7 +124,7 @@ class Trainer:
                 "stage": stage.name,
                 "node": node,
                 "step": stage.step,
-                **metrics,
+                **{name: value if math.isfinite(value) else None for name, value in metrics.items()},
                 "seconds_per_step": round(seconds, 4),
             }
             if self.context.is_main:
@@ -132,15 +136,19 @@ class Trainer:
         """Trackers want one rising count: stage 2 goes on where stage 1 ended."""
         return stage.step + (self.args.degradation_steps if stage.name == "backtracking" else 0)
 
-    def validate(self, step):
+    def validate(self, stage):
         if not self.context.is_main:
             return
-        sheet = self.validator.draw(step)
+        sheet = self.validator.draw(stage.step)
         for tracker in self.accelerator.trackers:
             if tracker.name in ("tensorboard", "wandb"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({"samples": np.asarray(sheet)[None]}, step + self.args.degradation_steps, **layout)
+                tracker.log_images({"samples": np.asarray(sheet)[None]}, self._global_step(stage), **layout)
 
     def save(self, stage):
+        """Write a checkpoint; no process goes on, or ends, before it is there."""
+        saved = None
         if self.context.is_main:
-            return self.folder.save(stage.name, stage.step, stage.save, self.args.checkpoints_total_limit)
+            saved = self.folder.save(stage.name, stage.step, stage.save, self.args.checkpoints_total_limit)
+        self.accelerator.wait_for_everyone()
+        return saved

@@ -3,6 +3,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from script_runs import PROMPTS, SCRIPT, FileLimit, Trap, check_message, differences, quick_words, result, start
 
@@ -77,6 +79,28 @@ def test_a_path_of_another_kind_of_run(fails, finished, files, changed_teacher):
     fails(other, "manifest.json", "another base", early=False)
     fails("--degradation_path finished --lora_rank 3", "--lora_rank", "000006.safetensors", early=False)
     fails("--degradation_path finished --lora_target_modules to_q", "--lora_target_modules", early=False)
+
+
+def test_a_path_that_was_recorded_anew_since_the_checkpoint(fails, finished, files):
+    words = quick_words("--degradation_path", "finished/degradation")
+    run = start(words, Trap("open", "log.jsonl a", 6))
+    assert run.wait() == -signal.SIGKILL
+    manifest = finished / "degradation" / "manifest.json"
+    node = finished / "degradation" / "000003.safetensors"
+    save_file({key: value + 1 for key, value in load_file(node).items()}, node, safe_open(node, "pt").metadata())
+    nodes = json.loads(manifest.read_text())
+    nodes["nodes"][2]["sha256"] = hashlib.sha256(node.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(nodes))
+    flags = "--degradation_path finished/degradation --resume_from_checkpoint latest"
+    fails(flags, "out/checkpoint-4", "another path", early=False)
+
+
+def test_a_path_of_an_lcm_lora(fails, finished):
+    manifest = finished / "degradation" / "manifest.json"
+    settings = json.loads(manifest.read_text())
+    settings["settings"]["lcm_lora"] = "some/lcm-lora"
+    manifest.write_text(json.dumps(settings))
+    fails("--degradation_path finished", "--degradation_path finished", "--lcm_lora")
 
 
 def test_a_folder_with_something_else_is_left_alone(fails, files, finished):
@@ -187,7 +211,7 @@ def test_a_run_that_met_no_number_can_go_on_from_its_last_checkpoint(files):
     assert run.wait() == -signal.SIGKILL
     student = files / "out" / "checkpoint-4" / "student.safetensors"
     good = student.read_bytes()
-    save_file({key: value + float("inf") for key, value in load_file(student).items()}, student)
+    save_file({key: value + 1e30 for key, value in load_file(student).items()}, student)
     run = start(quick_words("--resume_from_checkpoint", "latest"))
     assert run.wait() == 1, run.output
     check_message(run.output, "backtracking step 5, node 0")
@@ -234,13 +258,13 @@ def test_a_full_disk(files, finished_once):
     run = start(quick_words(), nothing)
     assert run.wait() == 1
     check_message(run.output, "arguments.yaml cannot be written", "free space")
-    assert list((files / "out").iterdir()) == []
+    assert [path.name for path in (files / "out").iterdir()] == [".lock"]
 
     soon = FileLimit("open", "log.jsonl a", 6 + 3, size=5000)  # the log can still be written, a checkpoint cannot
     run = start(quick_words(), soon)
     assert run.wait() == 1
     check_message(run.output, "checkpoint-4", "free space")
-    assert not list((files / "out").glob(".*"))
+    assert [path.name for path in (files / "out").glob(".*")] == [".lock"]
 
     run = start(quick_words("--resume_from_checkpoint", "latest"))
     assert run.wait() == 0, run.output

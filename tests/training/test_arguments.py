@@ -35,6 +35,21 @@ def test_every_setting_survives_the_file_that_a_run_leaves(tmp_path):
     assert parse_args(["--config", str(file)]).settings() == args.settings()
 
 
+def test_what_yaml_takes_for_false(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("mixed_precision: no\ncache_text_embeddings: off\n")
+    args = parse_args([*NEEDED, "--config", str(file)])
+    assert (args.mixed_precision, args.cache_text_embeddings) == ("no", "off")
+
+
+@pytest.mark.parametrize("words, timestep", [([], 399), (["--lcm_lora", "l"], 999)])
+def test_the_timestep_is_that_of_the_student_s_kind(words, timestep):
+    preset = ["--config", str(next(path for path in PRESETS if path.stem == "sd15_24gb"))]
+    assert parse_args([*NEEDED, *words]).conditioning_timestep == timestep
+    assert parse_args([*NEEDED, *preset, *words]).conditioning_timestep == timestep
+    assert parse_args([*NEEDED, *words, "--conditioning_timestep", "99"]).conditioning_timestep == 99
+
+
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid(preset):
     words = [] if "pretrained_teacher_model" in preset.read_text() else NEEDED[:2]

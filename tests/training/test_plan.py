@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
 from disback_diffusers.training.activations import saved_bytes
@@ -42,6 +43,27 @@ def test_parameters_and_weights_are_those_of_a_run(make_context, student):
     assert sizes["moving average"] == 4 * sum(p.numel() for p in context.student.ema.shadow_params)
     trained = sum(p.numel() for p in context.student.parameters()) + lora
     assert sizes["gradients"] == 4 * trained and sizes["optimizers"] == 8 * trained
+    half = weights(context.args, base, lora, len(context.roles.names), torch.bfloat16)
+    assert half["its copy in lower precision"] == (2 * base if student == "full" else 0)  # as autocast makes
+
+
+def test_text_encoders_count_where_they_stay(sd_folder, sdxl_folder, tmp_path):
+    for cls, folder, parts in (
+        (StableDiffusionTeacher, sd_folder, ["text_encoder"]),
+        (StableDiffusionXLTeacher, sdxl_folder, ["text_encoder", "text_encoder_2"]),
+    ):
+        size = sum(
+            value.numel() for part in parts for value in load_file(folder / part / "model.safetensors").values()
+        )
+        assert cls(str(folder)).count_text_parameters() == size
+        rows = {}
+        for cache in ("off", "memory"):
+            args = DistillationArguments(
+                str(folder), prompt_dataset="p", output_dir=str(tmp_path), cache_text_embeddings=cache
+            )
+            rows[cache] = plan(args, cls(str(folder)), 5, make_accelerator(args))
+        assert any("text encoders" in text for _, text in rows["off"])
+        assert not any("text encoders" in text for _, text in rows["memory"])
 
 
 def test_activations_grow_and_shrink_as_they_should(sd_folder, sdxl_folder, tmp_path):
