@@ -452,3 +452,18 @@ def test_save_with_a_compiled_unet(epsilon, tmp_path):
     pipe.unet = torch.compile(pipe.unet)  # which takes a minute, but only when called
     pipe.save_pretrained(tmp_path)
     assert torch.allclose(image(DisBackPipeline.from_pretrained(tmp_path)), image(epsilon.pipe("lora")), atol=1e-4)
+
+
+def test_moved_to_another_precision(epsilon):
+    pipe = quiet(DisBackPipeline.from_pretrained(epsilon.folders["lora"])).to(torch.bfloat16)
+    assert pipe.unet.dtype == pipe.vae.dtype == torch.bfloat16
+    half = pipe(PROMPT, latents=noise().to(torch.bfloat16), output_type="pt").images
+    difference = half.float() - image(epsilon.pipe("lora"))
+    assert 0 < difference.abs().max() < 0.05
+
+
+def test_a_compiled_unet_gives_the_same_image(epsilon):
+    pipe = quiet(DisBackPipeline.from_pretrained(epsilon.folders["lora"]))
+    pipe.unet.compile(backend="eager")  # the graph is traced as for any other backend
+    assert torch.allclose(image(pipe), image(epsilon.pipe("lora")), atol=1e-5)
+    assert pipe.unet._compiled_call_impl is not None
