@@ -2,6 +2,11 @@
 """The two kinds of failure a user is told about in one line. Anything else is a bug and keeps its traceback."""
 
 
+def one_line(error):
+    """What an error of another library says, or is called, as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class UsageError(ValueError):
     """A flag or a file given by the user is wrong; the message names it and the remedy. Scripts exit with 2."""
 

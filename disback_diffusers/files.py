@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from .errors import RunError
 
 
+LORA_NAME = "pytorch_lora_weights.safetensors"  # as diffusers names a LoRA's file
+
 # What torch.save says, as a bare RuntimeError, when the file system refuses.
 _TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "open file failed")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -11,15 +11,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
-from .errors import RunError, UsageError
-from .files import atomic_write, usual_mode
+from .errors import RunError, UsageError, one_line
+from .files import LORA_NAME, atomic_write, usual_mode
 from .models.embedded import EMBEDDED
 
 
 FORMAT = 1
 CONFIG_NAME = "disback_config.json"
 CARD_NAME = "README.md"
-LORA_NAME = "pytorch_lora_weights.safetensors"
 UNET_FOLDER = "unet"
 # All that is ever uploaded of an output folder: no checkpoints, optimizer states, logs or caches.
 PUBLISHED = (
@@ -189,7 +188,7 @@ def create_hub_repo(hub_model_id, token=None, private=None):
     try:
         validate_repo_id(hub_model_id)
     except HFValidationError as error:
-        raise UsageError(f"--hub_model_id {hub_model_id} is no valid name: {_one_line(error)}") from None
+        raise UsageError(f"--hub_model_id {hub_model_id} is no valid name: {one_line(error)}") from None
     if not (token or get_token()):
         raise UsageError("--push_to_hub needs a token with write access: `hf auth login`, HF_TOKEN or --hub_token.")
     api = HfApi(token=token)
@@ -202,10 +201,10 @@ def create_hub_repo(hub_model_id, token=None, private=None):
             raise UsageError("the Hub does not accept the token (--hub_token, HF_TOKEN or `hf auth login`).") from None
         if status in (403, 404):
             raise UsageError(f"the token has no right to write to --hub_model_id {hub_model_id} ({status}).") from None
-        raise RunError(f"the Hub cannot make {hub_model_id}: {_one_line(error)}") from None
+        raise RunError(f"the Hub cannot make {hub_model_id}: {one_line(error)}") from None
     except (HTTPError, OSError) as error:
         raise RunError(
-            f"the Hub cannot be reached ({_one_line(error)}): check the network and HF_HUB_OFFLINE, or leave out "
+            f"the Hub cannot be reached ({one_line(error)}): check the network and HF_HUB_OFFLINE, or leave out "
             "--push_to_hub and upload later."
         ) from None
     return repo_id
@@ -247,10 +246,6 @@ def push_folder(folder, repo_id, token=None, commit_message="Upload a DisBack st
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: one of the large files
         again = f"from disback_diffusers.hub import push_folder; push_folder({str(folder)!r}, {repo_id!r})"
         raise RunError(
-            f"the upload to {repo_id} failed ({_one_line(error)}). Nothing is lost, all is in {folder}; to try again: "
+            f"the upload to {repo_id} failed ({one_line(error)}). Nothing is lost, all is in {folder}; to try again: "
             f'python -c "{again}"'
         ) from None
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.repocard import metadata_load
 
-from disback_diffusers.errors import RunError, UsageError
+from disback_diffusers.errors import RunError, UsageError, one_line
 from disback_diffusers.hub import CARD_NAME, CONFIG_NAME, LORA_NAME, read_artefact_config
 from disback_diffusers.models.embedded import resolve
 
@@ -193,7 +193,7 @@ class Artefact:
             if loaded != len(state):
                 problem = f"{loaded} of its {len(state)} tensors have a place there"
         except Exception as error:  # of four libraries, according to what does not fit
-            problem = " ".join(str(error).split())[:300]
+            problem = one_line(error)
         if problem:
             raise UsageError(
                 f"{self.source}/{LORA_NAME} does not fit the base model {base} ({problem}). "

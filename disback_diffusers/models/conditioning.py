@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from ..errors import RunError, UsageError
+from ..errors import RunError, UsageError, one_line
 from ..files import atomic_write
 from .embedded import EMBEDDED, PROMPTS
 
@@ -143,7 +143,7 @@ def _dataset_column(path, source, column, flag):
         else:
             data = load_dataset(source, split="train")
     except Exception as error:  # datasets raises many kinds, from connection errors to pyarrow's
-        raise UsageError(f"{flag} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+        raise UsageError(f"{flag} cannot be loaded: {one_line(error)}") from None
     if column not in data.column_names:
         raise UsageError(
             f"{flag} has no column '{column}' (it has {', '.join(data.column_names)}): set --caption_column."

@@ -11,11 +11,10 @@ from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..errors import UsageError
-from ..files import atomic_write
+from ..errors import UsageError, one_line
+from ..files import LORA_NAME, atomic_write
 
 
-FILE_NAME = "pytorch_lora_weights.safetensors"
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # of LCM's boundary conditions, as diffusers' LCMScheduler has them
 
 
@@ -64,7 +63,7 @@ class LcmLora:
         for key, value in state.items():
             name = self._layout[key]
             tensors[name] = value.detach().cpu().to(self._raw[name].dtype).contiguous()
-        atomic_write(Path(folder) / FILE_NAME, lambda temporary: save_file(tensors, temporary, self._metadata))
+        atomic_write(Path(folder) / LORA_NAME, lambda temporary: save_file(tensors, temporary, self._metadata))
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -74,15 +73,15 @@ class LcmLora:
     def _find(self):
         path = Path(self.source)
         if path.is_dir():
-            path = path / FILE_NAME
+            path = path / LORA_NAME
         if path.is_file():
             return path
         if path.suffix == ".safetensors" or path.is_dir() or self.source.startswith((".", "/", "~")):
-            raise self._error(f"is no LoRA file and no folder with {FILE_NAME}.")
+            raise self._error(f"is no LoRA file and no folder with {LORA_NAME}.")
         try:
-            return hf_hub_download(self.source, FILE_NAME)
+            return hf_hub_download(self.source, LORA_NAME)
         except Exception as error:  # no such repository, no network, no valid name
-            raise self._error(f"cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+            raise self._error(f"cannot be loaded: {one_line(error)}") from None
 
     def _read(self, file):
         try:
@@ -96,7 +95,7 @@ class LcmLora:
         try:
             state, alphas = StableDiffusionPipeline.lora_state_dict(dict(self._raw), unet_config=unet_config)
         except Exception as error:  # keys that diffusers cannot place
-            raise self._error(f"is no LoRA that diffusers knows: {' '.join(str(error).split())[:300]}") from None
+            raise self._error(f"is no LoRA that diffusers knows: {one_line(error)}") from None
         strange = [key for key in state if not key.startswith("unet.")]
         if strange or not state:
             raise self._error(f"holds {strange[0] if strange else 'nothing'}, an LCM-LoRA has weights of a UNet only.")

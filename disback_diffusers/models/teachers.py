@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ..diffusion.losses import guide
 from ..diffusion.noise import NoiseSchedule
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from .conditioning import Bucket, Conditioning
 from .embedded import resolve
 
@@ -109,7 +109,7 @@ class StableDiffusionTeacher:
         except UsageError:
             raise
         except Exception as error:  # missing, truncated or unreadable files and connection errors, of four libraries
-            raise self._error(f"has no readable {what}: {' '.join(str(error).split())[:300]}") from None
+            raise self._error(f"has no readable {what}: {one_line(error)}") from None
 
     def _load_model(self, cls, subfolder, **kwargs):
         options = {"subfolder": subfolder, "variant": self.variant, "use_safetensors": True, **kwargs}
@@ -229,7 +229,7 @@ class StableDiffusionTeacher:
         try:
             return load(self.vae_name, subfolder=subfolder, **options)
         except Exception as error:  # as in `_load`
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)
             raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {reason}") from None
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Literal
 import yaml
 from transformers import HfArgumentParser
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 
 
 def flag(default, help, **kwargs):
@@ -209,7 +209,7 @@ def _read_config(file):
     except OSError as error:
         raise UsageError(f"--config {file}: {error.strerror}.") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter: no UTF-8, or a date that is none
-        raise UsageError(f"--config {file} is no YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"--config {file} is no YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config {file}: expected lines of the form 'flag: value'.")
     known = {f.name for f in fields(DistillationArguments)}

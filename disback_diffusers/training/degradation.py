@@ -10,7 +10,7 @@ from .stage import Stage
 
 PROBE_SAMPLES = 16
 PROBE_TIMES = 4  # fixed noise levels a sample, spread evenly
-TEACHER_STEPS = 20
+PROBE_STEPS = 20
 
 
 class DegradationRecording(Stage):
@@ -94,7 +94,7 @@ class DegradationRecording(Stage):
             student = self.student(batch.noise, batch.conditioning)
             with self.roles():
                 teacher = self.context.teacher.sample(
-                    self.roles.unet, batch.noise, batch.conditioning, batch.empty, TEACHER_STEPS
+                    self.roles.unet, batch.noise, batch.conditioning, batch.empty, PROBE_STEPS
                 )
         return batch.conditioning, batch.epsilon, times, {"student": student, "teacher": teacher}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import hub
-from ..errors import RunError, UsageError
+from ..errors import RunError, UsageError, one_line
 from ..files import NO_ROOM
 from .artefact import save_artefact
 from .backtracking import DistributionBacktracking
@@ -70,7 +70,7 @@ def resume(stage, checkpoint):
     except UsageError:
         raise
     except Exception as error:  # whatever torch, safetensors and json say to a damaged file
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UsageError(
             f"{checkpoint.folder} is damaged ({reason}): delete it to go on from the one before."
         ) from None

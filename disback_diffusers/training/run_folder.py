@@ -112,7 +112,7 @@ class RunFolder:
         if self.is_main:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.acquire(blocking=False)
+                self._lock.acquire(timeout=0)
             except Timeout:
                 raise UsageError(
                     f"--output_dir {self.folder} is in use by another run (or one that is just saving): wait until it "

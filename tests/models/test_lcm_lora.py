@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 from tiny_students import ALPHA, RANK, lora_student, save_kohya, save_peft
 
 from disback_diffusers import UsageError
-from disback_diffusers.models.lcm_lora import FILE_NAME, LcmLora, boundary_scalings
+from disback_diffusers.hub import LORA_NAME
+from disback_diffusers.models.lcm_lora import LcmLora, boundary_scalings
 
 
 STYLES = {"peft": save_peft, "kohya": save_kohya}
@@ -34,9 +35,9 @@ def test_what_the_file_says(file, roles):
 def test_it_is_written_back_as_it_was(file, roles, tmp_path):
     lora = LcmLora(str(file), roles.unet.config)
     lora.save(tmp_path / "same", lora.state)
-    before, after = load_file(file), load_file(tmp_path / "same" / FILE_NAME)
+    before, after = load_file(file), load_file(tmp_path / "same" / LORA_NAME)
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
-    with safe_open(file, "pt") as a, safe_open(tmp_path / "same" / FILE_NAME, "pt") as b:
+    with safe_open(file, "pt") as a, safe_open(tmp_path / "same" / LORA_NAME, "pt") as b:
         assert a.metadata() == b.metadata()
     lora.save(tmp_path / "other", {key: value + 1 for key, value in lora.state.items()})
     moved = LcmLora(str(tmp_path / "other"), roles.unet.config)

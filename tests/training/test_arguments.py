@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from disback_diffusers.errors import UsageError
 from disback_diffusers.training.arguments import parse_args
@@ -55,6 +56,12 @@ def test_presets_are_valid(preset):
     words = [] if "pretrained_teacher_model" in preset.read_text() else NEEDED[:2]
     args = parse_args(["--config", str(preset), "--prompt_dataset", "y", *words])
     assert args.pretrained_teacher_model and args.checkpoints_total_limit
+
+
+@pytest.mark.parametrize("name, kind", [("one_gpu", "NO"), ("multi_gpu", "MULTI_GPU")])
+def test_configs_for_accelerate(name, kind):
+    config = load_config_from_file(str(PRESETS[0].parents[1] / "accelerate_configs" / f"{name}.yaml"))
+    assert (config.distributed_type.value, config.mixed_precision) == (kind, "bf16")
 
 
 @pytest.mark.parametrize(
