@@ -184,6 +184,20 @@ def test_card_says_nothing_that_was_not_measured(tmp_path):
     assert "Without backtracking" in text
 
 
+@pytest.mark.parametrize("student", ["lora", "full"])
+def test_card_of_an_sdxl_student(tmp_path, student):
+    base = "stabilityai/stable-diffusion-xl-base-1.0"
+    config = {**CONFIG, "base_model": base, "pipeline": "StableDiffusionXLPipeline", "student": student}
+    card = model_card(tmp_path, config, "alice/student")
+    front = front_matter(card)
+    assert front["license"] == "openrail++" and "stable-diffusion-xl" in front["tags"]
+    assert "stable-diffusion" not in front["tags"]
+    for code in re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL):
+        compile(code, "card", "exec")
+        assert "StableDiffusionPipeline" not in code
+    assert "StableDiffusionXLPipeline" in card.read_text()
+
+
 @pytest.mark.parametrize("base", ["local", "embedded"])
 def test_card_without_a_base_on_the_hub(tmp_path, base):
     config = {
