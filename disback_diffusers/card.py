@@ -58,23 +58,8 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         name = f"samples/card-{i}.png"
         atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
         widget.append({"text": prompt, "output": {"url": name}})
-    data = ModelCardData(
-        base_model=hub_id(base),
-        base_model_relation=("adapter" if is_lora else "finetune") if hub_id(base) else None,
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        license=LICENSES.get(base),
-        tags=[
-            "text-to-image",
-            "diffusers",
-            *TAGS[pipeline],
-            *(["lora", "template:sd-lora"] if is_lora else []),
-            *OUR_TAGS,
-        ],
-        widget=widget or None,
-    )
     text = _template().render(
-        card_data=data.to_yaml(),
+        card_data=_front_matter(base, pipeline, is_lora, widget).to_yaml(),
         title=repo_id.split("/")[-1] if repo_id else "A one-step student",
         repo=repo_id or "path/to/this/folder",
         base=base,
@@ -97,6 +82,19 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
     )
     atomic_write(folder / CARD_NAME, lambda file: file.write_text(text, encoding="utf-8"))
     return folder / CARD_NAME
+
+
+def _front_matter(base, pipeline, is_lora, widget):
+    kind = ["lora", "template:sd-lora"] if is_lora else []
+    return ModelCardData(
+        base_model=hub_id(base),
+        base_model_relation=("adapter" if is_lora else "finetune") if hub_id(base) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        license=LICENSES.get(base),
+        tags=["text-to-image", "diffusers", *TAGS[pipeline], *kind, *OUR_TAGS],
+        widget=widget or None,
+    )
 
 
 def _template():

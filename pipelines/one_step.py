@@ -117,38 +117,46 @@ class OneStepPipeline:
         kwargs.setdefault("use_safetensors", True)
         hub = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
         artefact = Artefact.find(str(pretrained_model_name_or_path), kwargs.pop("revision", None), **hub)
-        timestep = conditioning_timestep
-        if timestep is None:
-            timestep = artefact.config.get("conditioning_timestep")
-        if timestep is None:
-            timestep = DEFAULT_TIMESTEP
-            logger.warning(
-                f"{artefact.source} has no disback_config.json: taking {timestep} as its conditioning timestep. "
-                "If it is another one, images are blurred or noisy: pass conditioning_timestep=..."
-            )
         if artefact.kind == "full":
             base, revision, family = artefact.source, artefact.revision, cls._family(artefact.source, artefact.folder)
             if base_model is not None:
                 logger.warning(f"{artefact.source} is a whole pipeline: base_model={base_model} is not needed.")
         else:
             base, revision = artefact.base(base_model, base_revision)
-            try:
-                base_folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0]], revision, **hub)
-                family = cls._family(base, base_folder)
-            except UsageError as error:
-                raise UsageError(
-                    f"the base model of {artefact.source} cannot be used: {error} Another one can be given with "
-                    "base_model=..."
-                ) from None
+            base_folder, family = cls._base(artefact, base, revision, hub)
         if artefact.kind == "unet":
             artefact.check_base(base, base_folder)
             kwargs["unet"] = artefact.load_unet(kwargs)
         load = super(OneStepPipeline, family).from_pretrained
+        timestep = cls._timestep(artefact) if conditioning_timestep is None else conditioning_timestep
         pipe = load(base, revision=revision, conditioning_timestep=timestep, **kwargs)
         if artefact.kind == "lora":
             artefact.attach_lora(pipe, base)
         pipe._artefact_config = artefact.config
         return pipe
+
+    @staticmethod
+    def _timestep(artefact):
+        timestep = artefact.config.get("conditioning_timestep")
+        if timestep is None:
+            timestep = DEFAULT_TIMESTEP
+            logger.warning(
+                f"{artefact.source} has no disback_config.json: taking {timestep} as its conditioning timestep. "
+                "If it is another one, images are blurred or noisy: pass conditioning_timestep=..."
+            )
+        return timestep
+
+    @classmethod
+    def _base(cls, artefact, base, revision, hub):
+        """The folder with the base model's small files, and its family."""
+        try:
+            folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0]], revision, **hub)
+            return folder, cls._family(base, folder)
+        except UsageError as error:
+            raise UsageError(
+                f"the base model of {artefact.source} cannot be used: {error} Another one can be given with "
+                "base_model=..."
+            ) from None
 
     @staticmethod
     def _family(source, folder):
