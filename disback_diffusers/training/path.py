@@ -115,10 +115,8 @@ class DegradationPath:
 
     def add(self, roles, step, role="target", **losses):
         """Save the slot as the next node and write the manifest; nodes of a broken-off attempt from `step` on go."""
-        kept = [node for node in self.nodes if node.step < step]
-        if len(kept) < len(self.nodes):
-            self.nodes = kept
-            self.write_manifest()  # before a file changes: a kill in between must leave a path that can be read
+        self.nodes = [node for node in self.nodes if node.step < step]
+        self.write_manifest()  # before a file of theirs changes: a kill in between must leave a path that can be read
         file = f"{step:06d}.safetensors"
         roles.save(role, self.folder / file, {"degradation_step": str(step)})
         self.nodes.append(Node(step, file, sha256=_sha256(self.folder / file), **losses))

@@ -18,7 +18,7 @@ from script_runs import PROMPTS, SCRIPT, FileLimit, Trap, check_message, differe
 
 from disback_diffusers.training.arguments import parse_args
 from disback_diffusers.training.distill import run_script
-from disback_diffusers.training.run_folder import RunFolder
+from disback_diffusers.training.run_folder import LOCK, RunFolder
 
 
 def halve(file):
@@ -258,13 +258,13 @@ def test_a_full_disk(files, finished_once):
     run = start(quick_words(), nothing)
     assert run.wait() == 1
     check_message(run.output, "arguments.yaml cannot be written", "free space")
-    assert [path.name for path in (files / "out").iterdir()] == [".lock"]
+    assert [path.name for path in (files / "out").iterdir()] == [LOCK]
 
     soon = FileLimit("open", "log.jsonl a", 6 + 3, size=5000)  # the log can still be written, a checkpoint cannot
     run = start(quick_words(), soon)
     assert run.wait() == 1
     check_message(run.output, "checkpoint-4", "free space")
-    assert [path.name for path in (files / "out").glob(".*")] == [".lock"]
+    assert [path.name for path in (files / "out").glob(".*")] == [LOCK]
 
     run = start(quick_words("--resume_from_checkpoint", "latest"))
     assert run.wait() == 0, run.output
