@@ -168,6 +168,22 @@ def test_further_updates_of_the_fake_score(make_context):
     assert count == {"student": 1, "fake": 3}
 
 
+def test_further_updates_see_all_samples_of_a_step_and_are_reported(make_context):
+    metrics = {}
+    for updates in (1, 2):
+        settings = {"fake_score_updates_per_step": updates, "gradient_accumulation_steps": 3}
+        context, seen = make_context(no_backtracking=True, **settings), []
+        context.roles.unet.register_forward_pre_hook(
+            lambda module, args: seen.append((args[0], args[1])) if context.roles.active == ("fake",) else None
+        )
+        (metrics[updates],) = steps(DistributionBacktracking(context, None), 1)
+        for values in zip(*seen):  # x_t and t of each forward
+            assert len({tuple(value.flatten().tolist()) for value in values}) == len(values) == 3 * updates
+    assert metrics[1]["loss_student"] == metrics[2]["loss_student"]
+    assert metrics[1]["loss_fake"] != metrics[2]["loss_fake"]  # the mean of both updates
+    assert metrics[1]["grad_norm_fake"] <= metrics[2]["grad_norm_fake"]
+
+
 def test_the_schedule_ends_with_the_run_for_both(make_context):
     settings = {"lr_scheduler": "linear", "fake_score_updates_per_step": 2, "max_train_steps": 4}
     stage = DistributionBacktracking(make_context(no_backtracking=True, **settings), None)

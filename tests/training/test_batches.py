@@ -34,6 +34,24 @@ def test_a_batch_depends_on_its_step_alone():
         a, source(rank=1, world=2).draw("backtracking", 3)
     )
     assert not torch.equal(a.noise, a.epsilon)
+    assert not equal(one.draw("backtracking", 3, 0, 2), one.draw("backtracking", 3, 1, 2))
+
+
+def test_a_further_update_has_noise_and_times_of_its_own():
+    batches, shape = source(), (4, 2, 3, 3)
+    drawn = [batches.fresh_diffusion("backtracking", 3, 0, repeat, shape) for repeat in (1, 2, 1)]
+    batch = batches.draw("backtracking", 3)
+    assert torch.equal(drawn[0][0], drawn[2][0]) and torch.equal(drawn[0][1], drawn[2][1])
+    for epsilon, t in (drawn[1], (batch.epsilon, batch.t)):
+        assert not torch.equal(drawn[0][0], epsilon) and not torch.equal(drawn[0][1], t)
+
+
+def test_all_processes_draw_the_same_size():
+    ranks = [source(rank=rank, world=3) for rank in range(3)]
+    for each in ranks:
+        each.buckets = [Bucket((2, 3, 3)), Bucket((2, 3, 5))]
+    widths = [[each.draw("backtracking", step).noise.shape[-1] for step in range(1, 33)] for each in ranks]
+    assert widths[0] == widths[1] == widths[2] and set(widths[0]) == {3, 5}
 
 
 def test_every_prompt_comes_once_an_epoch_in_an_order_of_its_own():

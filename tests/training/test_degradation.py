@@ -62,6 +62,21 @@ def test_only_the_target_is_trained(make_context, tmp_path):
     assert all(torch.equal(v, after[k]) for k, v in base.items())
 
 
+def test_prompts_are_emptied_for_the_target_and_not_for_the_student(make_context, tmp_path):
+    context, seen = make_context(proportion_empty_prompts=0.999), {}
+    path = DegradationPath(tmp_path / "path", context.roles.fingerprint)
+    stage = DegradationRecording(context, path, 1)
+    stage.start()
+
+    def watch(module, args, kwargs):
+        seen[context.roles.active] = {row.sum().item() for row in kwargs["encoder_hidden_states"]}
+
+    context.roles.unet.register_forward_pre_hook(watch, with_kwargs=True)
+    stage.train_step(1)
+    empty = context.batches.bank.empty.hidden_states.sum().item()
+    assert seen[("target",)] == {empty} and empty not in seen[("student",)]
+
+
 def test_manifest_and_loading(make_context, tmp_path):
     context = make_context()
     path, stage, history = record(context, tmp_path / "path")

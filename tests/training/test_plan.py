@@ -31,6 +31,22 @@ def test_saved_bytes_are_those_of_autograd():
         assert saved_bytes(chain, {"x": x}) == (2 * 5 * 8 * 4, 0)
 
 
+class Fork(torch.nn.Module):
+    """Two layers on one input, which both keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.left(x) + self.right(x)
+
+
+def test_what_two_layers_keep_counts_once():
+    with torch.device("meta"):
+        assert saved_bytes(Fork(), {"x": torch.zeros(5, 8)}) == (5 * 8 * 4, 0)
+
+
 @pytest.mark.parametrize("student", ["lora", "full"])
 def test_parameters_and_weights_are_those_of_a_run(make_context, student):
     context = make_context(student=student)

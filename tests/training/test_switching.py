@@ -23,6 +23,12 @@ def test_adaptive_stays_while_the_gap_falls_and_leaves_when_it_has_stopped():
     assert steps_until_left(NodeSwitch(1000), falling + flat) is None
 
 
+def test_one_lucky_gap_does_not_count_as_the_lowest():
+    falling = [1 - 0.005 * i for i in range(150)]
+    falling[60] = 0.1
+    assert steps_until_left(NodeSwitch(1000, adaptive=True), falling) is None
+
+
 def test_state_carries_the_decision_over():
     gaps = [1 / (1 + 0.1 * min(i, 30)) for i in range(200)]
     whole, first, second = (NodeSwitch(1000, adaptive=True) for _ in range(3))
