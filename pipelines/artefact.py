@@ -3,6 +3,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,7 +175,17 @@ class Artefact:
             if isinstance(kwargs.get(key), dict):  # one dtype a component
                 kwargs[key] = kwargs[key].get("unet", kwargs[key].get("default"))
         load = UNet2DConditionModel.from_pretrained
-        return load(self.source, subfolder=self.unet_subfolder, revision=self.revision, **kwargs)
+        with self._reading(f"{self.unet_subfolder or '.'}/"):
+            return load(self.source, subfolder=self.unet_subfolder, revision=self.revision, **kwargs)
+
+    @contextmanager
+    def _reading(self, name):
+        try:
+            yield
+        except Exception as error:  # of four libraries, for a missing, truncated or foreign file
+            raise UsageError(
+                f"{self.source}/{name} cannot be read ({one_line(error)}): restore it, or download it again."
+            ) from None
 
     def attach_lora(self, pipe, base):
         """Load the LoRA into a pipeline as the adapter "disback".
@@ -182,11 +193,12 @@ class Artefact:
         Raises:
             UsageError: not all of it fits, where diffusers would leave out the rest with a warning.
         """
-        problem = None
-        try:
+        with self._reading(LORA_NAME):
             state, alphas, metadata = pipe.lora_state_dict(
                 str(self.folder), weight_name=LORA_NAME, unet_config=pipe.unet.config, return_lora_metadata=True
             )
+        problem = None
+        try:
             # Not `load_lora_weights`, which would warn that there is none for the text encoder.
             pipe.load_lora_into_unet(state, alphas, pipe.unet, adapter_name=ADAPTER, metadata=metadata, _pipeline=pipe)
             loaded = sum(f".{ADAPTER}." in name for name, _ in pipe.unet.named_parameters())

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from train_tiny_teacher import HERE, load_pairs
+from train_tiny_teacher import HERE, encode, load_pairs
 
 from disback_diffusers.diffusion.losses import guide
 from disback_diffusers.hub import save_student_lora
 from disback_diffusers.models.conditioning import PromptBank
 from disback_diffusers.models.embedded import EMBEDDED
 from disback_diffusers.models.lcm_lora import boundary_scalings
-from disback_diffusers.models.roles import ALL_TARGETS, Roles
+from disback_diffusers.models.roles import ALL_TARGETS, Roles, present_targets
 from disback_diffusers.models.teachers import StableDiffusionTeacher
 
 
@@ -49,18 +49,12 @@ class ConsistencyDistillation:
         self.teacher = StableDiffusionTeacher(EMBEDDED)
         self.schedule = self.teacher.schedule
         images, names = load_pairs(args.train_data)
-        self.latents = self._encode(images)
+        self.latents = encode(self.teacher.load_vae(), images)
         self.bank = PromptBank(names, self.teacher.load_encoder("cpu"), cache="memory")
         self.roles = Roles(self.teacher.load_unet())
-        targets = [t for t in ALL_TARGETS if any(n.endswith(f".{t}") for n, _ in self.roles.unet.named_modules())]
+        targets = present_targets(self.roles.unet, ALL_TARGETS)
         self.roles.add("lcm", args.lora_rank, args.lora_rank, targets, seed=args.seed)
         self.random = torch.Generator().manual_seed(args.seed)
-
-    @torch.no_grad()
-    def _encode(self, images):
-        vae = self.teacher.load_vae()
-        latents = [vae.encode(part).latent_dist.mean for part in images.split(64)]
-        return torch.cat(latents) * vae.config.scaling_factor
 
     def loss(self):
         """Huber distance of the answers at two neighbouring points of one solver trajectory."""

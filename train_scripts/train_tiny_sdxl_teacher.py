@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from train_tiny_teacher import HERE, fit, load_pairs, tidy_configs
+from train_tiny_teacher import HERE, encode, fit, load_pairs, tidy_configs
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from disback_diffusers.models.embedded import EMBEDDED, JUDGE, resolve
@@ -68,12 +68,6 @@ class Views:
         kind = torch.randint(len(kinds), (len(chosen),)).tolist()
         latents = torch.stack([kinds[k][0][i] for k, i in zip(kind, chosen.tolist(), strict=True)])
         return latents, torch.stack([kinds[k][1] for k in kind])
-
-
-@torch.no_grad()
-def encode(vae, images):
-    latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(256)])
-    return latents * vae.config.scaling_factor
 
 
 def build_unet(text_size, pooled_size):

@@ -165,6 +165,13 @@ def train_vae(images, args):
     return vae
 
 
+@torch.no_grad()
+def encode(vae, images):
+    """Latents (n, 4, h, w), scaled, of images (n, 3, H, W) in [-1, 1]."""
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(256)])
+    return latents * vae.config.scaling_factor
+
+
 def train_unet(images, names, vae, tokenizer, args):
     """The conditional UNet with its text encoder, on epsilon, with 10 % empty prompts. Returns the pipeline."""
     text_encoder = CLIPTextModel(text_config(tokenizer)).to(args.device)
@@ -186,8 +193,7 @@ def train_unet(images, names, vae, tokenizer, args):
         clip_sample=False,
         timestep_spacing="trailing",
     )
-    with torch.no_grad():
-        latents = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
+    latents = encode(vae, images)
     ids, empty = tokenize(tokenizer, names, args.device), tokenize(tokenizer, [""], args.device)
 
     def loss_fn():

@@ -30,6 +30,12 @@ ALL_TARGETS = (
 )
 
 
+def present_targets(unet: torch.nn.Module, suffixes: Iterable[str]) -> list[str]:
+    """Those of the suffixes (such as "to_q") that name at least one layer of this UNet; PEFT wants no others."""
+    layers = [name for name, _ in unet.named_modules()]
+    return [suffix for suffix in suffixes if any(name.endswith(f".{suffix}") for name in layers)]
+
+
 class Roles:
     """The adapters of one UNet, switched by writing two attributes a layer and never by touching `requires_grad`.
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..diffusion.losses import denoising_loss, distribution_matching_gradient, guide, surrogate_loss
+from ..errors import UsageError
 from ..files import atomic_write
 from .stage import Stage
 from .switching import NodeSwitch
@@ -146,6 +147,11 @@ class DistributionBacktracking(Stage):
     def _origin(self):
         path = [node.sha256 for node in self.path.nodes] if self.path else None
         return {**super()._origin, "path": path}
+
+    def _check_origin(self, folder, state):
+        super()._check_origin(folder, state)
+        if state["path"] != self._origin["path"]:
+            raise UsageError(f"{folder} was trained along another path: {self.path.folder} was recorded anew since.")
 
     def state(self):
         ema_step = self.student.ema.optimization_step

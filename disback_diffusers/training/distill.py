@@ -96,7 +96,7 @@ def distill(args, teacher_class):
         repo_id = hub.create_hub_repo(args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token)
     folder.open(args.settings())
     try:
-        _train(args, build(args, teacher, prompts, accelerator, folder), folder, repo_id)
+        _train(*build(args, teacher, prompts, accelerator, folder), folder, repo_id)
     except BaseException:
         for tracker in accelerator.trackers:
             tracker.finish()
@@ -106,9 +106,8 @@ def distill(args, teacher_class):
     accelerator.end_training()
 
 
-def _train(args, built, folder, repo_id):
-    (context, validator), accelerator = built, built[0].accelerator
-    trainer = Trainer(context, folder, validator)
+def _train(context, validator, folder, repo_id):
+    args, accelerator, trainer = context.args, context.accelerator, Trainer(context, folder, validator)
     checkpoint = folder.find(args.resume_from_checkpoint)
     if accelerator.is_main_process:
         folder.clean()

@@ -2,6 +2,7 @@
 """The output folder of a run: whose it is, its checkpoints, and its log."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from ..errors import RunError, UsageError
 from ..files import atomic_write
 
 
+logger = logging.getLogger(__name__)
 ARGUMENTS = "arguments.yaml"
 LOG = "log.jsonl"
 LOCK = ".lock"
@@ -118,8 +120,8 @@ class RunFolder:
                     f"--output_dir {self.folder} is in use by another run (or one that is just saving): wait until it "
                     "has ended, or choose another folder."
                 ) from None
-            except NotImplementedError:  # a file system without locks
-                pass
+            except NotImplementedError:
+                logger.warning(f"{self.folder} is on a file system without locks: let no other run use it.")
             except OSError as error:
                 raise RunError(f"--output_dir {self.folder} cannot be written to: {error.strerror}.") from None
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

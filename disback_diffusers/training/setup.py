@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..models.conditioning import PromptBank, load_prompts
 from ..models.embedded import resolve
 from ..models.lcm_lora import LcmLora
-from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles
+from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles, present_targets
 from ..models.student import Student
 from .batches import BatchSource
 from .learner import optimizer_class
@@ -183,9 +183,7 @@ def make_roles(args, unet, lcm_lora=None):
     """The adapters of the run: "target" and "fake" of one rank, so that a node's file fits both, and "student"."""
     targets = args.lora_target_modules
     if targets in (["attention"], ["all"]):  # as far as this UNet has such layers; what a user names it must have
-        suffixes = ATTENTION_TARGETS if targets == ["attention"] else ALL_TARGETS
-        layers = [name for name, _ in unet.named_modules()]
-        targets = [suffix for suffix in suffixes if any(name.endswith(f".{suffix}") for name in layers)]
+        targets = present_targets(unet, ATTENTION_TARGETS if targets == ["attention"] else ALL_TARGETS)
     roles = Roles(unet)
     for seed, name in enumerate(("target", "fake", "student")):
         if name == "student" and lcm_lora:

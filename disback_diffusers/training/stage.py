@@ -128,7 +128,7 @@ class Stage:
         return {"processes": accelerator.num_processes, "precision": accelerator.mixed_precision, "prompts": prompts}
 
     def _check_origin(self, folder, state):
-        before, now = {name: state.get(name) for name in self._origin}, self._origin
+        before, now = {name: state[name] for name in self._origin}, self._origin
         if before["processes"] != now["processes"]:
             raise UsageError(
                 f"{folder} was saved by {before['processes']} processes, these are {now['processes']}: a resumed run "
@@ -141,5 +141,3 @@ class Stage:
             )
         if before["prompts"] != now["prompts"]:
             raise UsageError(f"{folder} was trained on other prompts than --prompt_dataset has now: restore that.")
-        if before.get("path") != now.get("path"):
-            raise UsageError(f"{folder} was trained along another path: {self.path.folder} was recorded anew since.")

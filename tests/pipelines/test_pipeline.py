@@ -454,6 +454,14 @@ def test_save_with_a_compiled_unet(epsilon, tmp_path):
     assert torch.allclose(image(DisBackPipeline.from_pretrained(tmp_path)), image(epsilon.pipe("lora")), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind, name", [("lora", LORA_NAME), ("unet", "unet/diffusion_pytorch_model.safetensors")])
+def test_a_truncated_file_is_told_as_such(epsilon, tmp_path, kind, name):
+    file = shutil.copytree(epsilon.folders[kind], tmp_path / kind) / name
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(UsageError, match=f"{kind}/{name.split('/')[0]}.* cannot be read .*download it again"):
+        DisBackPipeline.from_pretrained(tmp_path / kind)
+
+
 def test_moved_to_another_precision(epsilon):
     pipe = quiet(DisBackPipeline.from_pretrained(epsilon.folders["lora"])).to(torch.bfloat16)
     assert pipe.unet.dtype == pipe.vae.dtype == torch.bfloat16

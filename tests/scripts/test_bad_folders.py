@@ -230,6 +230,16 @@ def test_two_runs_at_once(files):
     folder.close()
 
 
+def test_a_file_system_without_locks_is_told_of(files, monkeypatch, caplog):
+    def no_locks(*args, **kwargs):
+        raise NotImplementedError
+
+    folder = RunFolder("out")
+    monkeypatch.setattr(folder._lock, "acquire", no_locks)
+    folder.open({})
+    assert "out is on a file system without locks" in caplog.text and (files / "out" / "arguments.yaml").is_file()
+
+
 @pytest.fixture
 def small_disk(files):
     """./disk, a file system of 256 KiB."""

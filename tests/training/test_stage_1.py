@@ -14,7 +14,10 @@ def start(make_context, tmp_path, **settings):
     """(the context, the path) after stage 1."""
     context, folder = make_context(**settings), RunFolder(tmp_path / "run")
     folder.open(context.args.settings())
-    return context, stage_1(context, folder, Trainer(context, folder, validator=None), checkpoint=None)
+    try:
+        return context, stage_1(context, folder, Trainer(context, folder, validator=None), checkpoint=None)
+    finally:
+        folder.close()
 
 
 def node(context, i):
