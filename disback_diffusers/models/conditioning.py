@@ -121,12 +121,13 @@ def _json_lines(path, flag):
 
 
 def _column(rows, column, flag):
+    remedy = "set --caption_column, or mend the file."
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or column not in row:
             have = f"it has {', '.join(map(str, row))}" if isinstance(row, dict) else "it is no object"
-            raise UsageError(f"{flag} has no column '{column}' in row {number} ({have}): set --caption_column.")
+            raise UsageError(f"{flag} has no column '{column}' in row {number} ({have}): {remedy}")
         if not isinstance(row[column], str):
-            raise UsageError(f"{flag}: column '{column}' is no text in row {number}: set --caption_column.")
+            raise UsageError(f"{flag}: column '{column}' is no text in row {number}: {remedy}")
     return [row[column] for row in rows]
 
 

@@ -193,6 +193,9 @@ def test_prompts(fails, files, flag, content, expected):
         ("p.jsonl", '{"text": "a"}\n{"text": "b"\n', "line 2"),
         ("p.jsonl", '{"text": ["a"]}\n', "--caption_column"),
         ("p.jsonl", '"a"\n', "--caption_column"),
+        ("p.jsonl", '{"text": "a"}\n{"caption": "b"}\n', "row 2 (it has caption)"),
+        ("p.jsonl", '{"text": "a"}\n{"text": 7}\n', "no text in row 2"),
+        ("p.csv", "n,text\n1,a\n2\n", "no text in row 2"),
         ("p.csv", "caption\na\n", "--caption_column"),
         ("p.csv", "text,n\na,1\n" + "b" * 200_000 + ",2\n", "p.csv"),
         ("p.csv", "", "no prompt"),
@@ -211,5 +214,6 @@ def test_prompt_files_of_other_kinds(fails, files, name, content, expected):
 def test_a_parquet_file_without_that_column(fails, files):
     from datasets import Dataset
 
-    Dataset.from_dict({"caption": ["a"]}).to_parquet(files / "p.parquet")
+    Dataset.from_dict({"caption": ["a"], "n": [1]}).to_parquet(files / "p.parquet")
     fails("--prompt_dataset p.parquet", "'text'", "caption", "--caption_column")
+    fails("--prompt_dataset p.parquet --caption_column n", "'n' is no text", "--caption_column")

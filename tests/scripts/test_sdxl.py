@@ -45,12 +45,15 @@ def test_killed_and_resumed_the_result_is_the_same_and_draws(files, student, pre
     Image.open("out/samples/step-8.png").verify()
 
 
-def test_two_processes(files, sdxl_folder):
-    words = words_for(sdxl_folder, "--train_batch_size", "1")
-    launch([*words, "--output_dir", "whole"], *TWO_PROCESSES, script=SDXL_SCRIPT)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_accelerate_launch_with_one_process_and_with_two(files, prediction_type):
+    words = words_for(save_sdxl(files / "xl", prediction_type=prediction_type), "--train_batch_size", "1")
+    launch([*words, "--output_dir", "one", "--resolution", "32"], "--cpu", script=SDXL_SCRIPT)
+    launch([*words, "--output_dir", "two"], *TWO_PROCESSES, script=SDXL_SCRIPT)
     for run in start_pair(words, script=SDXL_SCRIPT):
         assert run.wait() == 0, run.output
-    assert differences(result("out"), result("whole")) == []
+    assert differences(result("out"), result("two")) == []
+    assert DisBackPipeline.from_pretrained("one")("a red cat").images[0].size == (32, 32)
 
 
 def test_another_vae_draws_the_samples_and_trains_nothing(files, sdxl_folder):
