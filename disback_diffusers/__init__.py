@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # the same names as in _MODULE_OF, for editors and type check
     from .diffusion.losses import denoising_loss as denoising_loss
     from .diffusion.losses import distribution_matching_gradient as distribution_matching_gradient
     from .diffusion.noise import NoiseSchedule as NoiseSchedule
+    from .diffusion.target_field import mismatch_degree as mismatch_degree
+    from .diffusion.target_field import stable_target_score as stable_target_score
     from .errors import RunError as RunError
     from .errors import UsageError as UsageError
     from .models.roles import Roles as Roles
@@ -29,6 +31,8 @@ _MODULE_OF = {
     "UsageError": ".errors",
     "denoising_loss": ".diffusion.losses",
     "distribution_matching_gradient": ".diffusion.losses",
+    "mismatch_degree": ".diffusion.target_field",
+    "stable_target_score": ".diffusion.target_field",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

@@ -78,8 +78,8 @@ def distribution_matching_gradient(x0, x0_fake, x0_target, weighting="dmd", alph
     difference = x0_fake - x0_target
     if weighting == "dmd":
         distance = (x0 - x0_target).abs().reshape(len(x0), -1).mean(1).clamp(min=SMALLEST_DISTANCE)  # NaN stays NaN
-        return difference / _per_sample("distance", distance, x0)
-    factors = {name: _per_sample(name, value, x0) for name, value in needed.items()}
+        return difference / per_sample("distance", distance, x0)
+    factors = {name: per_sample(name, value, x0) for name, value in needed.items()}
     return (factors["alpha"] / factors.get("sigma", 1)) ** 2 * difference
 
 
@@ -112,15 +112,15 @@ def guide(unconditional, conditional, scale):
         ValueError: shapes differ.
     """
     unconditional, conditional = same_shape_floats(unconditional=unconditional, conditional=conditional)
-    return unconditional + _per_sample("scale", scale, conditional) * (conditional - unconditional)
+    return unconditional + per_sample("scale", scale, conditional) * (conditional - unconditional)
 
 
-def _per_sample(name, value, like):
+def per_sample(name, value, like):
     """`value` in the precision of `like`, shaped to multiply sample by sample (a (n,) would meet the width)."""
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    per_sample = (like.shape[0],) + (1,) * (like.ndim - 1)
+    shape = (like.shape[0],) + (1,) * (like.ndim - 1)
     if value.ndim == 0:
         return value
-    if tuple(value.shape) not in (per_sample[:1], per_sample):
+    if tuple(value.shape) not in (shape[:1], shape):
         raise ValueError(f"{name} must be one number or one for each of {like.shape[0]}; got {tuple(value.shape)}")
-    return value.reshape(per_sample)
+    return value.reshape(shape)
