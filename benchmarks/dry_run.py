@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What --dry_run computes for SDXL presets, as JSON: parameters, memory by part, disk, forwards. No GPU, no weights.
+
+    python benchmarks/dry_run.py sdxl_24gb sdxl_80gb sdxl_paper --output sdxl_dry_run.json
+
+All of it is computed on the meta device, nothing is measured. --teacher names a folder that holds at least the configs
+of the pipeline; by default each preset's own is asked for at the Hub.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import diffusers
+import torch
+
+from disback_diffusers.models.teachers import StableDiffusionXLTeacher
+from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.plan import plan
+from disback_diffusers.training.setup import prepare
+
+
+PRESETS = Path(__file__).parents[1] / "train_scripts" / "presets"
+ABOUT_HERE = ("prompts", "GPU")  # of the prompts and the machine that happen to be given
+
+
+def rows_of(preset, teacher):
+    """The lines of one preset's plan, as --dry_run prints them."""
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = Path(folder) / "prompts.txt"
+        prompts.write_text("a cat\n", encoding="utf-8")
+        words = ["--config", str(PRESETS / f"{preset}.yaml"), "--prompt_dataset", str(prompts), "--dry_run"]
+        words += ["--output_dir", folder, "--pretrained_vae_model_name_or_path", ""]
+        args = parse_args([*words, *(["--pretrained_teacher_model", teacher] if teacher else [])])
+        teacher, prompts, accelerator, _ = prepare(args, StableDiffusionXLTeacher)
+        rows = plan(args, teacher, len(prompts), accelerator)
+    return [f"{topic}: {text.removeprefix(f'{teacher.name}: ')}" for topic, text in rows if topic not in ABOUT_HERE]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="+")
+    parser.add_argument("--teacher")
+    parser.add_argument("--output", type=Path, default=Path("sdxl_dry_run.json"))
+    args = parser.parse_args()
+    record = {
+        "how": "computed on the meta device by --dry_run, not measured",
+        "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
+        "presets": {preset: rows_of(preset, args.teacher) for preset in args.presets},
+    }
+    text = json.dumps(record, indent=2) + "\n"
+    args.output.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
