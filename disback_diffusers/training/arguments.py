@@ -119,6 +119,9 @@ class DistillationArguments:
     checkpoints_total_limit: int | None = flag(None, "Keep this many checkpoints, the oldest go.")
     resume_from_checkpoint: str | None = flag(None, "'latest', or the folder of the last checkpoint.")
     logging_steps: int = flag(1, "A line in log.jsonl every so many updates.")
+    log_mismatch_every: int = flag(
+        0, "Log the mismatch degree (Eq. 9), which takes about 3 updates' time, every so many updates; 0: never."
+    )
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...")
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.")
     validation_prompts: list[str] = flag([], "Prompts drawn in samples/, or one .txt file; by default 8 of the data.")
@@ -155,7 +158,13 @@ class DistillationArguments:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # also refuses NaN
                 raise UsageError(f"--{name} must be a number greater than 0, not {value}.")
-        for name in ("lr_warmup_steps", "validation_steps", "adam_weight_decay", "guidance_max_timestep"):
+        for name in (
+            "lr_warmup_steps",
+            "validation_steps",
+            "log_mismatch_every",
+            "adam_weight_decay",
+            "guidance_max_timestep",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"--{name} must be 0 or greater, not {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:

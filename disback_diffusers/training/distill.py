@@ -14,6 +14,7 @@ from ..files import NO_ROOM
 from .artefact import save_artefact
 from .backtracking import DistributionBacktracking
 from .degradation import DegradationRecording
+from .mismatch import MismatchProbe
 from .path import DegradationPath
 from .plan import print_plan
 from .setup import build, prepare
@@ -107,7 +108,10 @@ def distill(args, teacher_class):
 
 
 def _train(context, validator, folder, repo_id):
-    args, accelerator, trainer = context.args, context.accelerator, Trainer(context, folder, validator)
+    args, accelerator = context.args, context.accelerator
+    # Where it is measured nothing waits: with several processes the first alone does, as it draws samples alone.
+    mismatch = MismatchProbe(context, validator.conditioning) if accelerator.is_main_process else None
+    trainer = Trainer(context, folder, validator, mismatch)
     checkpoint = folder.find(args.resume_from_checkpoint)
     if accelerator.is_main_process:
         folder.clean()

@@ -28,10 +28,11 @@ class Trainer:
         context (`Context`).
         folder (`RunFolder`).
         validator (`Validator`): draws samples of stage 2.
+        mismatch (`MismatchProbe`, *optional*): measures for `--log_mismatch_every`.
     """
 
-    def __init__(self, context, folder, validator):
-        self.context, self.folder, self.validator = context, folder, validator
+    def __init__(self, context, folder, validator, mismatch=None):
+        self.context, self.folder, self.validator, self.mismatch = context, folder, validator, mismatch
         self.args, self.accelerator = context.args, context.accelerator
         self._signalled = False  # this process was told to stop
         self._stop = False  # all processes agreed to
@@ -70,15 +71,20 @@ class Trainer:
         self._check(stage, step, node, metrics)
         stage.after_step(step, metrics)
         stage.step = step
+        if self.mismatch and stage.name == "backtracking" and self._due(step, self.args.log_mismatch_every):
+            metrics["mismatch"] = self.mismatch()
         self._report(stage, node, metrics, time.perf_counter() - start, bar)
         last = step == stage.total_steps
         if last or self._stop or step % self.args.checkpointing_steps == 0:
             saved = self.save(stage)
-        due = self.args.validation_steps and step % self.args.validation_steps == 0
-        if stage.name == "backtracking" and (last or due):
+        if stage.name == "backtracking" and (last or self._due(step, self.args.validation_steps)):
             self.validate(stage)
         if self._stop and not last:
             raise Interrupted(f"Stopped at {stage.name} step {step}; {saved} is saved. {RESUME}")
+
+    @staticmethod
+    def _due(step, every):
+        return every > 0 and step % every == 0
 
     def _on_signal(self, number, frame):
         if self._signalled and number == signal.SIGINT:
@@ -119,7 +125,8 @@ class Trainer:
         shown = {name: f"{value:.3g}" for name, value in metrics.items() if not name.startswith("grad_norm")}
         bar.set_postfix({"node": node, **shown}, refresh=False)
         bar.update()
-        if stage.step % self.args.logging_steps == 0 or stage.step == stage.total_steps:
+        last = stage.step == stage.total_steps
+        if last or "mismatch" in metrics or self._due(stage.step, self.args.logging_steps):
             record = {
                 "stage": stage.name,
                 "node": node,
