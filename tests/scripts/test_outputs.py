@@ -23,7 +23,8 @@ def finish(*words):
 
 
 def test_bar_log_samples_and_trackers(files):
-    printed = finish("--validation_steps", "4", "--report_to", "tensorboard", "--guidance_scale", "2")
+    flags = "--validation_steps 4 --log_mismatch_every 4 --report_to tensorboard --guidance_scale 2"
+    printed = finish(*flags.split())
     for part in ("backtracking:", "node=2", "loss_student=", "loss_fake=", "gap="):
         assert part in printed
     lines = log("out")
@@ -31,6 +32,7 @@ def test_bar_log_samples_and_trackers(files):
         ("backtracking", n) for n in (2, 2, 1, 1, *[0] * 4)
     ]
     assert {"step", "loss_student", "loss_fake", "gap", "seconds_per_step"} <= lines[-1].keys()
+    assert [line["step"] for line in lines if "mismatch" in line] == [4, 8]
 
     sheets = {path.name: np.asarray(Image.open(path)) for path in (files / "out" / "samples").glob("step-*.png")}
     assert sorted(sheets) == ["step-4.png", "step-8.png"]
