@@ -14,6 +14,7 @@ from .errors import RunError
 
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # as diffusers names a LoRA's file
+LOG = "log.jsonl"  # of a run: a line a logged step
 
 # What torch.save says, as a bare RuntimeError, when the file system refuses.
 _TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "open file failed")

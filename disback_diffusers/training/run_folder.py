@@ -13,12 +13,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..errors import RunError, UsageError
-from ..files import atomic_write
+from ..files import LOG, atomic_write
 
 
 logger = logging.getLogger(__name__)
 ARGUMENTS = "arguments.yaml"
-LOG = "log.jsonl"
 LOCK = ".lock"
 STAGES = ("degradation", "backtracking")
 CHECKPOINT = re.compile(r"checkpoint-(degradation-)?(\d+)")

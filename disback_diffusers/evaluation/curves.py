@@ -1,0 +1,125 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Curves of a run, from its log.jsonl: losses, gap by node, mismatch degree; the changes of the target are marked."""
+
+import json
+from pathlib import Path
+
+from ..errors import UsageError
+from ..files import LOG, atomic_write
+
+
+SMOOTHING = 0.95  # of the moving average drawn over the raw values
+LABELS = {
+    "loss_target": "target, stage 1 (Eq. 7)",
+    "loss_fake": "fake score (Eq. 5)",
+    "loss_student": "student (Eq. 8)",
+    "gap": "mean |fake - target|, their estimates of x0",
+    "mismatch": "mismatch degree (Eq. 9)",
+}
+
+
+def read_log(run):
+    """The lines of a run's log, by stage: {"degradation": [...], "backtracking": [...]}.
+
+    Raises:
+        UsageError: no log, an empty one, or one that cannot be read.
+    """
+    file = Path(run) / LOG
+    stages = {"degradation": [], "backtracking": []}
+    try:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            record = json.loads(line)
+            stages[record["stage"]].append(record)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; give the output folder of a run.") from None
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{file}: line {number} is not one of a run's log.") from None
+    if not any(stages.values()):
+        raise UsageError(f"{file} is empty: the run has not made a step yet.")
+    return stages
+
+
+def switches(records):
+    """(step, node) where the target of stage 2 became another one, with the first."""
+    return [
+        (r["step"], r["node"]) for r, last in zip(records, [None, *records]) if not last or r["node"] != last["node"]
+    ]
+
+
+def smoothed(values):
+    """Exponential moving average, without the pull to 0 at its start."""
+    total = weight = 0.0
+    averages = []
+    for value in values:
+        total, weight = SMOOTHING * total + value, SMOOTHING * weight + 1
+        averages.append(total / weight)
+    return averages
+
+
+def plot_run(run, folder=None):
+    """Draw `losses`, `gap` and, where it was logged, `mismatch`, each as PNG and SVG.
+
+    Args:
+        run: output folder of a run.
+        folder (*optional*, defaults to `plots` in it).
+
+    Returns:
+        the files written, `list[Path]`.
+
+    Raises:
+        UsageError: as `read_log`.
+        RunError: a file cannot be written.
+    """
+    stages, folder = read_log(run), Path(folder or Path(run) / "plots")
+    title = Path(run).resolve().name
+    drawn = {"losses": ["loss_target", "loss_fake", "loss_student"], "gap": ["gap"], "mismatch": ["mismatch"]}
+    written = []
+    for name, keys in drawn.items():
+        panels = [(stage, key) for stage, records in stages.items() for key in keys if _points(records, key)[0]]
+        if panels:
+            written += _save(_figure(title, stages, panels), folder / name)
+    return written
+
+
+def _points(records, key):
+    """Steps and values of the lines that have a finite one."""
+    found = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _figure(title, stages, panels):
+    import matplotlib.figure  # slow to import; no pyplot, so no display is needed
+
+    figure = matplotlib.figure.Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    figure.suptitle(title)
+    for axes, (stage, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        steps, values = _points(stages[stage], key)
+        sparse = len(steps) < len(stages[stage])
+        axes.plot(steps, values, "o-" if sparse else "-", color="C0", alpha=1 if sparse else 0.3, linewidth=1)
+        if not sparse:
+            axes.plot(steps, smoothed(values), color="C0")
+        if stage == "backtracking":
+            _mark_switches(axes, stages[stage])
+        axes.set_xlabel(f"updates of {stage}")
+        axes.set_title(LABELS[key], fontsize="medium")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _mark_switches(axes, records):
+    next_label = float("inf")
+    for step, node in reversed(switches(records)):
+        axes.axvline(step, color="grey", linestyle=":", linewidth=1)
+        if next_label - step < 0.04 * records[-1]["step"]:
+            continue  # it would lie on the next one
+        next_label, label = step, f"node {node}" if node else "teacher"
+        axes.annotate(label, (step, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize="x-small",
+                      xytext=(2, -3), textcoords="offset points", verticalalignment="top")  # fmt: skip
+
+
+def _save(figure, path):
+    files = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
+    for file in files:
+        atomic_write(file, lambda temporary, kind=file.suffix[1:]: figure.savefig(temporary, format=kind, dpi=120))
+    return files

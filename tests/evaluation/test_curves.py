@@ -1,0 +1,93 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The curves of a run, from its log."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from disback_diffusers.errors import UsageError
+from disback_diffusers.evaluation.curves import plot_run, read_log, smoothed, switches
+
+
+SCRIPT = Path(__file__).parents[2] / "train_scripts" / "plot_disback.py"
+NODES = (3, 3, 2, 2, 2, 1, 0, 0, 0, 0)
+
+
+def write_log(folder, mismatch_every=0):
+    lines = [{"stage": "degradation", "node": 1, "step": step, "loss_target": 0.5} for step in (1, 2, 3)]
+    for step, node in enumerate(NODES, 1):
+        line = {"stage": "backtracking", "node": node, "step": step, "loss_student": 0.3, "loss_fake": 0.2, "gap": 0.1}
+        if mismatch_every and step % mismatch_every == 0:
+            line["mismatch"] = 1 / step
+        lines.append(line)
+    folder.mkdir()
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_switch_is_where_the_node_changes(tmp_path):
+    stages = read_log(write_log(tmp_path / "run"))
+    assert [len(records) for records in stages.values()] == [3, 10]
+    assert switches(stages["backtracking"]) == [(1, 3), (3, 2), (6, 1), (7, 0)]
+
+
+def test_the_moving_average_starts_at_the_first_value():
+    assert smoothed([4.0] * 3) == pytest.approx([4.0] * 3)
+    values = smoothed([0.0, 1.0])
+    assert values == [0.0, pytest.approx(1 / 1.95)]
+
+
+@pytest.mark.parametrize("every, names", [(0, {"losses", "gap"}), (5, {"losses", "gap", "mismatch"})])
+def test_pictures_of_what_was_logged(tmp_path, every, names):
+    run = write_log(tmp_path / "run", every)
+    files = plot_run(run)
+    assert {file.name for file in files} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert {file.parent for file in files} == {run / "plots"}
+    svg = (run / "plots" / "gap.svg").read_text()
+    assert svg.count("<!-- node ") == 3 and "<!-- teacher -->" in svg
+    panels = [Image.open(run / "plots" / f"{name}.png").width for name in ("losses", "gap")]
+    assert panels[0] == 3 * panels[1]
+
+
+def test_labels_do_not_lie_on_each_other(tmp_path):
+    run = write_log(tmp_path / "run")
+    last = {"stage": "backtracking", "node": 0, "step": 1000, "gap": 0.1}
+    with open(run / "log.jsonl", "a") as log:
+        log.write(json.dumps(last) + "\n")
+    plot_run(run)
+    svg = (run / "plots" / "gap.svg").read_text()
+    assert svg.count("<!-- node ") == 0 and "<!-- teacher -->" in svg
+
+
+def test_values_that_were_not_finite_are_left_out(tmp_path):
+    run = write_log(tmp_path / "run")
+    with open(run / "log.jsonl", "a") as log:
+        log.write('{"stage": "backtracking", "node": 0, "step": 11, "gap": null}\n')
+    assert plot_run(run)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [(None, "No such file"), ("", "has not made a step"), ("{}\n", "line 1"), ("7\n", "line 1"),
+     ('{"stage": "other"}\n', "line 1"), ('{"stage": "degradation"}\n{"sta', "line 2")],
+)  # fmt: skip
+def test_what_is_no_log(tmp_path, text, expected):
+    if text is not None:
+        (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(UsageError, match=expected) as caught:
+        read_log(tmp_path)
+    assert str(tmp_path / "log.jsonl") in str(caught.value)
+
+
+def test_the_command(tmp_path):
+    command = [sys.executable, str(SCRIPT), str(write_log(tmp_path / "run"))]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.splitlines() == [
+        str(tmp_path / "run" / "plots" / name) for name in ("losses.png", "losses.svg", "gap.png", "gap.svg")
+    ]
+    run = subprocess.run([*command[:2], str(tmp_path / "nowhere")], capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.startswith("plot_disback.py: error: ") and run.stderr.count("\n") == 1
