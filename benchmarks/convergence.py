@@ -26,6 +26,7 @@ from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.models.embedded import PROMPTS
 from disback_diffusers.models.teachers import StableDiffusionTeacher
 from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.artefact import save_artefact
 from disback_diffusers.training.backtracking import DistributionBacktracking
 from disback_diffusers.training.distill import stage_1
 from disback_diffusers.training.setup import build, prepare
@@ -73,20 +74,23 @@ class Measurements:
         return Image.new("RGB", (1, 1))
 
 
-def run(words, seed, every):
-    """Both stages with one seed; returns the rows."""
+def run(words, seed, every, keep=None):
+    """Both stages with one seed; returns the rows, and leaves the student in a folder if one is given."""
     with tempfile.TemporaryDirectory() as folder:
         words = [*words, "--output_dir", folder, "--seed", str(seed)]
         words += ["--validation_steps", str(every), "--checkpointing_steps", "1000000"]
         args = parse_args(words)
         teacher, prompts, accelerator, run_folder = prepare(args, StableDiffusionTeacher)
         run_folder.open(args.settings())
-        context, _ = build(args, teacher, prompts, accelerator, run_folder)
+        context, validator = build(args, teacher, prompts, accelerator, run_folder)
         measurements = Measurements(context, teacher.load_encoder("cpu"))
         measurements.draw(0)
         trainer = Trainer(context, run_folder, measurements)
         path = stage_1(context, run_folder, trainer, None)
         trainer.run(DistributionBacktracking(context, None if args.no_backtracking else path))
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            save_artefact(context, keep, validator, path, None)
     return measurements.rows
 
 
@@ -98,6 +102,7 @@ def main():
     parser.add_argument("--output", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--keep", type=Path, help="Folder for the student of the last seed.")
     args = parser.parse_args(own)
     record = {
         "flags": words,
@@ -106,7 +111,7 @@ def main():
         "seeds": {},
     }
     for seed in args.seeds:
-        record["seeds"][seed] = run(words, seed, args.every)
+        record["seeds"][seed] = run(words, seed, args.every, args.keep)
         if args.output:
             args.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     last = [rows[-1] for rows in record["seeds"].values()]

@@ -103,9 +103,12 @@ class DistillationArguments:
     learning_rate: float = flag(1e-4, "Learning rate of the student.")
     fake_score_learning_rate: float = flag(2e-4, "Learning rate of the fake score.")
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = flag(
-        "constant", "Schedule, stage 2."
+        "constant", "Schedule of stage 2's learning rates."
     )
-    lr_warmup_steps: int = flag(0, "Warm-up updates of the schedule.")
+    fake_score_lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] | None = flag(
+        None, "Another one for the fake score's, which has to follow the student to the end."
+    )
+    lr_warmup_steps: int = flag(0, "Warm-up updates of the schedules.")
     adam_beta1: float = flag(0.9, "Adam's first beta.")
     adam_beta2: float = flag(0.999, "Adam's second beta.")
     adam_weight_decay: float = flag(0.0, "Weight decay (AdamW).")

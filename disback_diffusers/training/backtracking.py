@@ -29,11 +29,11 @@ class DistributionBacktracking(Stage):
         self.path = path
         self.node_number = len(path) - 2 if path else 0
         self.switch = NodeSwitch(args.steps_per_node, adaptive=args.node_switching == "adaptive")
-        steps = self.total_steps
-        self.student_learner = self.make_learner("student", self.student.parameters(), args.learning_rate, steps)
-        fake_steps = steps * args.fake_score_updates_per_step
-        parameters = self.roles.parameters(self.fake)
-        self.fake_learner = self.make_learner("fake", parameters, args.fake_score_learning_rate, fake_steps)
+        parameters, rate = self.student.parameters(), args.learning_rate
+        self.student_learner = self.make_learner("student", parameters, rate, self.total_steps)
+        parameters, rate = self.roles.parameters(self.fake), args.fake_score_learning_rate
+        fake_steps = self.total_steps * args.fake_score_updates_per_step
+        self.fake_learner = self.make_learner("fake", parameters, rate, fake_steps, args.fake_score_lr_scheduler)
 
     @property
     def node(self):

@@ -32,10 +32,11 @@ class Learner:
     Args:
         parameters (`list[Parameter]`), learning_rate (`float`).
         args (`DistillationArguments`), accelerator (`Accelerator`).
-        schedule_steps (`int`, *optional*): length of `--lr_scheduler`; None keeps the rate constant.
+        schedule_steps (`int`, *optional*): length of the schedule; None keeps the rate constant.
+        scheduler (`str`, *optional*): the schedule; by default that of `--lr_scheduler`.
     """
 
-    def __init__(self, parameters, learning_rate, args, accelerator, schedule_steps=None):
+    def __init__(self, parameters, learning_rate, args, accelerator, schedule_steps=None, scheduler=None):
         self.parameters, self.accelerator, self.max_grad_norm = list(parameters), accelerator, args.max_grad_norm
         optimizer = optimizer_class(args.use_8bit_adam)(
             self.parameters,
@@ -44,7 +45,7 @@ class Learner:
             weight_decay=args.adam_weight_decay,
             eps=args.adam_epsilon,
         )
-        name = args.lr_scheduler if schedule_steps else "constant"
+        name = (scheduler or args.lr_scheduler) if schedule_steps else "constant"
         warmup = args.lr_warmup_steps if schedule_steps else 0
         self.schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=schedule_steps)
         self.optimizer = optimizer

@@ -77,7 +77,8 @@ class RunFolder:
             return
         before = self._settings_before(file)
         differ = [key for key in settings if key not in FREE and before.get(key) != settings[key]]
-        if settings["lr_scheduler"] == before.get("lr_scheduler") == "constant" and "max_train_steps" in differ:
+        schedules = {settings["lr_scheduler"], settings["fake_score_lr_scheduler"] or "constant"}
+        if schedules == {"constant"} and differ == ["max_train_steps"]:
             differ.remove("max_train_steps")  # training longer, or less long, is the same run
         if differ:
             key, more = differ[0], f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""

@@ -79,8 +79,8 @@ class Stage:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def make_learner(self, name, parameters, learning_rate, schedule_steps=None):
-        learner = Learner(parameters, learning_rate, self.args, self.context.accelerator, schedule_steps)
+    def make_learner(self, name, parameters, learning_rate, schedule_steps=None, scheduler=None):
+        learner = Learner(parameters, learning_rate, self.args, self.context.accelerator, schedule_steps, scheduler)
         self.learners[name] = learner
         return learner
 

@@ -194,6 +194,14 @@ def test_the_schedule_ends_with_the_run_for_both(make_context):
     assert rates == [[pytest.approx(0.5e-3)] * 2, [0, 0]]
 
 
+def test_the_fake_score_may_have_another_schedule(make_context):
+    settings = {"lr_scheduler": "linear", "fake_score_lr_scheduler": "constant", "max_train_steps": 4}
+    stage = DistributionBacktracking(make_context(no_backtracking=True, **settings), None)
+    steps(stage, 3)
+    rates = {name: learner.schedule.get_last_lr() for name, learner in stage.learners.items()}
+    assert rates == {"student": [pytest.approx(0.25e-3)], "fake": [1e-3]}
+
+
 def test_accumulated_batches_make_one_update_of_their_mean_gradient(make_context):
     settings = {"no_backtracking": True, "fake_score_init": "random"}
     stages = []
