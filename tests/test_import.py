@@ -18,6 +18,8 @@ PUBLIC_NAMES = [
     "UsageError",
     "denoising_loss",
     "distribution_matching_gradient",
+    "mismatch_degree",
+    "stable_target_score",
 ]
 
 
