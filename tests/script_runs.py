@@ -60,7 +60,7 @@ class Trap:
                 self.act()
 
     def act(self):
-        os.kill(os.getpid(), self.signal)
+        signal.raise_signal(self.signal)  # in this thread, at once; os.kill may hit another, and act anywhere later
 
 
 @dataclass
