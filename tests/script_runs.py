@@ -122,7 +122,7 @@ def _main(script, words, pipe, folder, traps, environment):
         os.dup2(pipe.fileno(), stream)
     os.chdir(folder)
     os.environ.update({"ACCELERATE_USE_CPU": "true", **environment})
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     sys.argv = [str(script), *words]
     sys.path.insert(0, str(script.parent))  # as python itself does for a script
     for trap in traps:
