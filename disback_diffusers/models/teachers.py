@@ -13,6 +13,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ..diffusion.losses import guide
@@ -229,8 +230,9 @@ class StableDiffusionTeacher:
         try:
             return load(self.vae_name, subfolder=subfolder, **options)
         except Exception as error:  # as in `_load`
-            reason = one_line(error)
-            raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {reason}") from None
+            if isinstance(error.__context__, LocalEntryNotFoundError):  # no network, where diffusers says "no such file"
+                error = error.__context__
+            raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {one_line(error)}") from None
 
     @torch.no_grad()
     def decode(self, latents):

@@ -82,6 +82,11 @@ def test_a_vae_of_another_kind(fails, files):
     fails("--pretrained_vae_model_name_or_path ./vae", "./vae has 16 latent channels")
 
 
+def test_a_vae_that_cannot_be_fetched(fails, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    fails("--pretrained_vae_model_name_or_path someone/some-vae", "someone/some-vae", "check your connection")
+
+
 def test_the_other_family(fails, sd_folder, sdxl_folder):
     fails("--pretrained_teacher_model ./teacher", "StableDiffusionPipeline", "another script",
           teacher_class=StableDiffusionXLTeacher)  # fmt: skip
