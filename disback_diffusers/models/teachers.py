@@ -230,8 +230,8 @@ class StableDiffusionTeacher:
         try:
             return load(self.vae_name, subfolder=subfolder, **options)
         except Exception as error:  # as in `_load`
-            if isinstance(error.__context__, LocalEntryNotFoundError):  # no network, where diffusers says "no such file"
-                error = error.__context__
+            if isinstance(error.__context__, LocalEntryNotFoundError):
+                error = error.__context__  # no network; diffusers says that there is no such file
             raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {one_line(error)}") from None
 
     @torch.no_grad()

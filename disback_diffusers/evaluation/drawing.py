@@ -1,0 +1,90 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The model that evaluate_disback.py is given: as a pipeline, and as the images it draws."""
+
+import hashlib
+import platform
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ..errors import UsageError, one_line
+from ..models.embedded import resolve
+from ..pipelines import DisBackPipeline
+from ..pipelines.artefact import INDEX_NAME, Artefact
+from .generation import IMAGES, SETTINGS, Generation, latency, weights_digest
+from .images import image_files
+
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SHAPING = ("model", "base_model", "num_inference_steps", "guidance_scale", "resolution", "dtype", "seed")
+
+
+def images_of(model):
+    """The folder of images that MODEL is, or that an evaluation has drawn into it; None for a model."""
+    folder = Path(model)
+    folder = folder / IMAGES if (folder / SETTINGS).is_file() else folder
+    if folder.is_dir() and image_files(folder) and not (folder / INDEX_NAME).exists():
+        return folder
+    return None
+
+
+def planned(args, prompts):
+    """The images that `args` ask for, as a `Generation` that has not been started."""
+    settings = {name: getattr(args, name) for name in SHAPING}
+    settings["weights"] = weights_digest(resolve(args.model))
+    settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    settings["num_images"] = len(prompts)
+    return Generation(args.output_dir, prompts, settings)
+
+
+def draw(args, generation, accelerator):
+    """All images that are missing, over all processes.
+
+    Returns:
+        what is recorded of it on the main process, `dict`; of the others an empty one.
+
+    Raises:
+        UsageError, RunError: as `load_pipeline`.
+    """
+    pipeline, call = load_pipeline(args)
+    pipeline.to(accelerator.device)
+    if accelerator.is_main_process:
+        generation.start()
+    accelerator.wait_for_everyone()
+    generation.run(pipeline, args.batch_size, accelerator.process_index, accelerator.num_processes, **call)
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return {}
+    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else f"{platform.machine()} CPU"
+    return {"seconds an image": round(latency(pipeline, generation.prompts[0], **call), 4), "device": device}
+
+
+def load_pipeline(args):
+    """The pipeline of MODEL, and the arguments of its calls: ours for a student of ours, else diffusers' own.
+
+    Raises:
+        UsageError: nothing that can be loaded, or steps or guidance for a one-step student.
+        RunError: the Hub cannot be reached.
+    """
+    call = {name: getattr(args, name) for name in ("num_inference_steps", "guidance_scale")}
+    call = {name: value for name, value in call.items() if value is not None}
+    one_step, model = not call, resolve(args.model)
+    if args.resolution:
+        width, height = args.resolution
+        call.update(height=height, width=width)
+    loading = {"dtype": DTYPES[args.dtype], "use_safetensors": True}
+    artefact = Artefact.find(model)
+    if artefact.config or artefact.kind != "full":
+        if not one_step:
+            raise UsageError("--num_inference_steps and --guidance_scale: a DisBack student has one step, unguided.")
+        return DisBackPipeline.from_pretrained(model, base_model=args.base_model, **loading), call
+    if args.base_model:
+        raise UsageError(f"--base_model is for a LoRA or a UNet; {args.model} is a whole pipeline.")
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(model, **loading)
+    except Exception as error:  # of four libraries
+        raise UsageError(f"{args.model} is no pipeline that diffusers loads: {one_line(error)}") from None
+    if getattr(pipeline, "safety_checker", None):
+        pipeline.safety_checker = None  # a blackened image says nothing about the model
+    return pipeline, call

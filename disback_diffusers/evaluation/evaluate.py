@@ -1,0 +1,185 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What evaluate_disback.py does: draw, measure, report."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import torch
+from accelerate import Accelerator
+
+from .. import __version__
+from ..errors import UsageError
+from ..files import atomic_write
+from ..models.conditioning import load_prompts
+from ..models.embedded import EMBEDDED
+from .clip_score import ClipScore
+from .drawing import draw, images_of, planned
+from .extractors import load_extractor
+from .frechet import frechet_distance, statistics
+from .images import Files, features_of, image_files, prepare
+from .judge import Judge
+from .metrics import coverage_metrics, kernel_distance
+from .reference import KEPT, Reference, default_extractor, load_reference
+from .sheets import contact_sheet
+
+
+SHOWN = 10
+NEIGHBOURS = 5
+RETRIEVED = 10
+METRICS = ("FID", "KID", "FD", "KD", "precision", "recall", "density", "coverage", "CLIP score", "top-10 retrieval")
+
+
+def evaluate(args):
+    """Everything, in the order that finds mistakes early.
+
+    Args:
+        args (`argparse.Namespace`): of evaluate_disback.py.
+
+    Returns:
+        the results, `dict`; None on other processes than the main one.
+
+    Raises:
+        UsageError, RunError: what is told in one line.
+    """
+    accelerator, folder = Accelerator(), Path(args.output_dir)
+    prompts = _prompts(args)
+    generation, images = None, _given_images(args, prompts)
+    if images is None:
+        if not prompts:
+            raise UsageError(f"--prompts is required: {args.model} is no folder of images, but to be drawn from.")
+        generation = planned(args, prompts)
+        generation.check()
+        images = Files(generation.files)
+    # All that is measured with is loaded before anything is drawn, which takes the time.
+    instruments = Instruments(args, accelerator.device) if accelerator.is_main_process else None
+    drawn = draw(args, generation, accelerator) if generation else {}
+    if not accelerator.is_main_process:
+        return None
+    results = {**instruments.measure(images, prompts), **drawn}
+    _report(folder, args, results, images, prompts)
+    return results
+
+
+def _prompts(args):
+    if not args.prompts:
+        return []
+    try:
+        prompts = load_prompts(args.prompts, args.caption_column)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--prompt_dataset", "--prompts")) from None
+    if args.num_images and args.num_images > len(prompts):
+        raise UsageError(f"--num_images {args.num_images} is more than the {len(prompts)} prompts of --prompts.")
+    return prompts[: args.num_images]
+
+
+def _given_images(args, prompts):
+    """The images that MODEL is, None if it is a model."""
+    folder = images_of(args.model)
+    if folder is None:
+        return None
+    files = image_files(folder)
+    if args.num_images and args.num_images > len(files):
+        raise UsageError(f"--num_images {args.num_images} is more than the {len(files)} images of {folder}.")
+    files = files[: args.num_images]
+    if args.clip_model and not prompts:
+        raise UsageError("--clip_model needs --prompts: a prompt for each image, in the order of their names.")
+    if prompts and len(prompts) != len(files):
+        raise UsageError(f"--prompts holds {len(prompts)} prompts, but {folder} {len(files)} images.")
+    return Files(files)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+class Instruments:
+    """Extractor, reference and CLIP of `args`, loaded once.
+
+    Raises:
+        UsageError: one of them cannot be had, or none is asked for.
+    """
+
+    def __init__(self, args, device):
+        if not (args.reference or args.save_reference or args.clip_model):
+            raise UsageError("nothing to measure: give --reference, --clip_model or --save_reference.")
+        self.args = args
+        self.clip = ClipScore(args.clip_model, device) if args.clip_model else None
+        self.extractor = self.reference = None
+        if args.reference or args.save_reference:
+            self.extractor = load_extractor(args.feature_extractor or default_extractor(args.reference), device)
+        if args.reference:
+            self.reference = load_reference(args.reference, self.extractor, args.eval_size, args.num_real_images)
+
+    def measure(self, images, prompts):
+        """All numbers, `dict`, of a sequence of PIL images and their prompts (which may be missing)."""
+        results = {"images": len(images)}
+        if self.extractor:
+            size = self.reference.size if self.reference else self.args.eval_size or min(images[0].size)
+            features = features_of(images, self.extractor, size)
+            results.update(
+                {"feature extractor": self.extractor.name, "feature size": features.shape[1], "evaluated at": size}
+            )
+            if self.reference:
+                results.update(compare(features, self.reference))
+            if len(prompts) > RETRIEVED and self.extractor.name == EMBEDDED:
+                judge = Judge()
+                results["top-10 retrieval"] = judge.retrieval(features, judge.text_features(prompts), RETRIEVED)
+            if self.args.save_reference:
+                Reference.of(features, self.extractor.name, size).save(self.args.save_reference)
+        if self.clip:
+            results["CLIP score"] = self.clip(images, prompts)
+        return results
+
+
+def compare(features, reference):
+    """Distances of generated features (n, d) to a `Reference`, `dict`. By Inception they are called FID and KID."""
+    fd, kd = ("FID", "KID") if reference.extractor == "inception" else ("FD", "KD")
+    results = {"real images": reference.count}
+    results[fd] = frechet_distance(*statistics(features), reference.mean, reference.covariance)
+    if reference.features is not None and min(len(features), len(reference.features)) > NEIGHBOURS:
+        results[kd], results[f"{kd} spread"] = kernel_distance(features, reference.features)
+        results.update(coverage_metrics(features[:KEPT], reference.features, NEIGHBOURS))
+    return results
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Telling
+
+
+def _report(folder, args, results, images, prompts):
+    """Table and card line to the terminal, results.json and samples.png to the folder."""
+    for name, value in results.items():
+        print(f"{name:18} {_text(value)}")
+    if results.get("feature size", 0) >= results["images"]:
+        print("note: with no more images than features, the Fréchet distance is far too high to be compared.")
+    print(f"\nFor a model card:\n{card_line(args, results)}")
+    record = {
+        "results": results,
+        "settings": {name: value for name, value in vars(args).items() if value is not None},
+        "versions": {"disback_diffusers": __version__, "diffusers": diffusers.__version__, "torch": torch.__version__},
+    }
+    text = json.dumps(record, indent=2, default=str) + "\n"
+    atomic_write(folder / "results.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    size = min(images[0].size)
+    shown = torch.stack([prepare(images[i], size) for i in range(min(SHOWN, len(images)))]) / 255
+    sheet = contact_sheet({Path(args.model).name: shown}, prompts[: len(shown)])
+    atomic_write(folder / "samples.png", lambda temporary: sheet.save(temporary, format="png"))
+    print(f"\n{folder / 'results.json'} and {folder / 'samples.png'} are written.")
+
+
+def card_line(args, results):
+    """The numbers and under which conditions they hold, one line of Markdown."""
+    numbers = ", ".join(f"{name} {_text(results[name])}" for name in METRICS if name in results)
+    what = f"{results['images']:,} images"
+    if "evaluated at" in results:
+        what += f" at {results['evaluated at']}x{results['evaluated at']}, features of {results['feature extractor']}"
+    if "real images" in results:
+        what += f", against {results['real images']:,} of {Path(args.reference).name}"
+    if args.protocol:
+        what += f", protocol {args.protocol}"
+    return f"**{numbers}** ({what}; seed {args.seed}, disback-diffusers {__version__})"
+
+
+def _text(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

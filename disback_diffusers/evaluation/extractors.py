@@ -1,0 +1,84 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What images are compared by: the features of Inception, of a CLIP, or of the embedded judge."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import UsageError, one_line
+from .judge import Judge
+
+
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6ffa53e3.pth"  # as torch-fidelity names its download
+
+
+class Extractor:
+    """Images to features.
+
+    Args:
+        name (`str`): for records; features of different names must not be compared.
+        function: images (n, 3, h, w), uint8, on the device, to features (n, d).
+        device: where it runs.
+    """
+
+    def __init__(self, name, function, device):
+        self.name, self.function, self.device = name, function, device
+
+    @torch.no_grad()
+    def __call__(self, images):
+        """Images (n, 3, h, w), uint8, to features (n, d), float32 on the CPU."""
+        return self.function(images.to(self.device)).float().cpu()
+
+
+def load_extractor(name, device="cpu"):
+    """An extractor by its name: "inception" (that of FID), "embedded" (judge of the emoji), or a CLIP's folder or id.
+
+    Raises:
+        UsageError: a missing package, missing weights without a network, or no CLIP; with the remedy.
+    """
+    if name == "inception":
+        return Extractor(name, _inception(device), device)
+    if name == "embedded":
+        judge = Judge(device=device)
+        return Extractor(name, lambda images: judge.image_features(images / 255), device)
+    return Extractor(name, _clip(name, device), device)
+
+
+def _inception(device):
+    try:
+        import torch_fidelity  # noqa: F401
+        from torchmetrics.image.fid import NoTrainInceptionV3
+    except ImportError:
+        raise UsageError(
+            "--feature_extractor inception needs torchmetrics, torch-fidelity and the torchvision of your torch: "
+            'pip install "disback-diffusers[eval]" torch-fidelity torchvision; or give a CLIP.'
+        ) from None
+    try:
+        network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"]).to(device)
+    except OSError as error:  # what urllib raises
+        where = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
+        raise UsageError(
+            f"--feature_extractor inception: its weights cannot be downloaded ({one_line(error)}): put "
+            f"{INCEPTION_WEIGHTS} of torch-fidelity's releases at {where}, or give a CLIP's folder."
+        ) from None
+    return lambda images: network(images)
+
+
+def _clip(name, device):
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    try:
+        processor = CLIPImageProcessor.from_pretrained(name)
+        model = CLIPModel.from_pretrained(name).to(device).eval()
+    except Exception as error:  # of two libraries
+        known = 'expected "inception", "embedded", or the folder or Hub id of a CLIP'
+        raise UsageError(f"--feature_extractor {name}: {known} ({one_line(error)})") from None
+    size = model.config.vision_config.image_size
+    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (processor.image_mean, processor.image_std))
+
+    def features(images):
+        images = F.interpolate(images / 255, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        return model.visual_projection(model.vision_model((images - mean) / std).pooler_output)
+
+    return features

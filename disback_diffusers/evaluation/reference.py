@@ -1,0 +1,109 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What generated images are compared with: statistics, and as far as they are kept features, of real images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from ..errors import UsageError, one_line
+from ..files import atomic_write
+from ..models.embedded import EMBEDDED, REFERENCE
+from .frechet import statistics
+from .images import features_of, open_images
+
+
+KEPT = 10_000  # features in a saved file, for what needs more than mean and covariance
+
+
+@dataclass
+class Reference:
+    """Real images by one extractor at one size.
+
+    `mean` (d,) and `covariance` (d, d), float64, are of all `count` images; `features` (at most 10,000, d), or None.
+    """
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    features: torch.Tensor | None
+    extractor: str
+    size: int
+    count: int
+
+    @classmethod
+    def of(cls, features, extractor, size):
+        spread = torch.linspace(0, len(features) - 1, min(KEPT, len(features))).round().long()
+        return cls(*statistics(features), features[spread], extractor, size, len(features))
+
+    def save(self, file):
+        """Write a .safetensors file, for `--reference`."""
+        tensors = {"mean": self.mean, "covariance": self.covariance, "features": self.features}
+        metadata = {"format": "disback-reference", "extractor": self.extractor, "size": str(self.size),
+                    "count": str(self.count)}  # fmt: skip
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+        atomic_write(Path(file), lambda temporary: save_file(tensors, temporary, metadata))
+
+    @classmethod
+    def load(cls, file):
+        """Read what `save` wrote; raises a UsageError for anything else."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+            tensors = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"--reference {file} cannot be read: {one_line(error)}") from None
+        if metadata.get("format") != "disback-reference":
+            raise UsageError(f"--reference {file} holds no statistics of evaluate_disback.py --save_reference.")
+        return cls(
+            tensors["mean"],
+            tensors["covariance"],
+            tensors.get("features"),
+            metadata["extractor"],
+            int(metadata["size"]),
+            int(metadata["count"]),
+        )
+
+
+def default_extractor(source):
+    """The extractor a reference was made with, as far as it was, else FID's own."""
+    if source == EMBEDDED:
+        return EMBEDDED
+    if str(source).endswith(".safetensors"):
+        return Reference.load(source).extractor
+    return "inception"
+
+
+def load_reference(source, extractor, size, count=None):
+    """The reference of `--reference`: "embedded", a saved file, or images (folder, parquet, Hub dataset).
+
+    Args:
+        extractor (`Extractor`): the one the generated images go through.
+        size (`int`, *optional*): to which images are resized; by default that of the reference
+        count (`int`, *optional*): use the first so many images.
+
+    Raises:
+        UsageError: nothing that can be read, or statistics of another extractor or size.
+    """
+    if source == EMBEDDED:
+        if extractor.name != EMBEDDED:
+            raise UsageError("--reference embedded was made by the judge: give --feature_extractor embedded as well.")
+        tensors = load_file(REFERENCE)
+        return Reference(tensors["mean"], tensors["covariance"], None, EMBEDDED, 32, 1644)
+    if str(source).endswith(".safetensors"):
+        reference = Reference.load(source)
+        if reference.extractor != extractor.name:
+            raise UsageError(f"--reference {source} was made with {reference.extractor}, not {extractor.name}.")
+        if size not in (None, reference.size):
+            raise UsageError(f"--reference {source} was made at --eval_size {reference.size}, not {size}.")
+        if count not in (None, reference.count):
+            raise UsageError(
+                f"--reference {source} was made of {reference.count} images, not --num_real_images {count}."
+            )
+        return reference
+    images = open_images(source, "--reference")
+    if count and count > len(images):
+        raise UsageError(f"--num_real_images {count} is more than the {len(images)} images of --reference {source}.")
+    size = size or min(images[0].size)
+    return Reference.of(features_of(images, extractor, size, count, "reference"), extractor.name, size)
