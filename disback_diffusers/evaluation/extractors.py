@@ -10,9 +10,6 @@ from ..errors import UsageError, one_line
 from .judge import Judge
 
 
-INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6ffa53e3.pth"  # as torch-fidelity names its download
-
-
 class Extractor:
     """Images to features.
 
@@ -47,9 +44,9 @@ def load_extractor(name, device="cpu"):
 
 def _inception(device):
     try:
-        import torch_fidelity  # noqa: F401
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
         from torchmetrics.image.fid import NoTrainInceptionV3
-    except ImportError:
+    except (ImportError, RuntimeError):  # the second from a torchvision made for another torch
         raise UsageError(
             "--feature_extractor inception needs torchmetrics, torch-fidelity and the torchvision of your torch: "
             'pip install "disback-diffusers[eval]" torch-fidelity torchvision; or give a CLIP.'
@@ -57,10 +54,10 @@ def _inception(device):
     try:
         network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"]).to(device)
     except OSError as error:  # what urllib raises
-        where = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
+        where = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
         raise UsageError(
             f"--feature_extractor inception: its weights cannot be downloaded ({one_line(error)}): put "
-            f"{INCEPTION_WEIGHTS} of torch-fidelity's releases at {where}, or give a CLIP's folder."
+            f"{URL_INCEPTION_V3} at {where}, or give a CLIP's folder."
         ) from None
     return lambda images: network(images)
 
