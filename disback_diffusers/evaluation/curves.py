@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Curves of a run, from its log.jsonl: losses, gap by node, mismatch degree; the changes of the target are marked."""
+"""Curves of a run, from its log.jsonl: losses, gap, mismatch degree, FD; the changes of the target are marked."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,13 @@ LABELS = {
     "loss_student": "student (Eq. 8)",
     "gap": "mean |fake - target|, their estimates of x0",
     "mismatch": "mismatch degree (Eq. 9)",
+    "fd": "Fréchet distance to --fd_reference",
+}
+DRAWN = {
+    "losses": ["loss_target", "loss_fake", "loss_student"],
+    "gap": ["gap"],
+    "mismatch": ["mismatch"],
+    "fd": ["fd"],
 }
 
 
@@ -40,10 +47,18 @@ def read_log(run):
 
 
 def switches(records):
-    """(step, node) where the target of stage 2 became another one, with the first."""
-    return [
-        (r["step"], r["node"]) for r, last in zip(records, [None, *records]) if not last or r["node"] != last["node"]
-    ]
+    """The lines of stage 2 with which another target began, with the first."""
+    return [r for r, last in zip(records, [None, *records]) if not last or r["node"] != last["node"]]
+
+
+def add_seconds(stages):
+    """Give each line `seconds`: of training since the start of the run, both stages, without measuring and saving."""
+    seconds = 0.0
+    for records in stages.values():
+        last = 0
+        for record in records:  # not every step has a line
+            seconds += (record["step"] - last) * record["seconds_per_step"]
+            record["seconds"], last = seconds, record["step"]
 
 
 def smoothed(values):
@@ -57,7 +72,7 @@ def smoothed(values):
 
 
 def plot_run(run, folder=None):
-    """Draw `losses`, `gap` and, where it was logged, `mismatch`, each as PNG and SVG.
+    """Draw `losses`, `gap` and, where they were logged, `mismatch` and `fd`, each as PNG and SVG.
 
     Args:
         run: output folder of a run.
@@ -72,19 +87,21 @@ def plot_run(run, folder=None):
     """
     stages, folder = read_log(run), Path(folder or Path(run) / "plots")
     title = Path(run).resolve().name
-    drawn = {"losses": ["loss_target", "loss_fake", "loss_student"], "gap": ["gap"], "mismatch": ["mismatch"]}
+    add_seconds(stages)
     written = []
-    for name, keys in drawn.items():
-        panels = [(stage, key) for stage, records in stages.items() for key in keys if _points(records, key)[0]]
+    for name, keys in DRAWN.items():
+        panels = [(stage, key, "step") for stage in stages for key in keys if _points(stages[stage], key)[0]]
+        if panels and name == "fd":
+            panels.append(("backtracking", "fd", "seconds"))
         if panels:
             written += _save(_figure(title, stages, panels), folder / name)
     return written
 
 
-def _points(records, key):
-    """Steps and values of the lines that have a finite one."""
-    found = [(record["step"], record[key]) for record in records if record.get(key) is not None]
-    return [step for step, _ in found], [value for _, value in found]
+def _points(records, key, along="step"):
+    """Steps (or seconds) and values of the lines that have a finite one."""
+    found = [(record[along], record[key]) for record in records if record.get(key) is not None]
+    return [place for place, _ in found], [value for _, value in found]
 
 
 def _figure(title, stages, panels):
@@ -92,29 +109,30 @@ def _figure(title, stages, panels):
 
     figure = matplotlib.figure.Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
     figure.suptitle(title)
-    for axes, (stage, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        steps, values = _points(stages[stage], key)
-        sparse = len(steps) < len(stages[stage])
-        axes.plot(steps, values, "o-" if sparse else "-", color="C0", alpha=1 if sparse else 0.3, linewidth=1)
+    for axes, (stage, key, along) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        places, values = _points(stages[stage], key, along)
+        sparse = len(places) < len(stages[stage])
+        axes.plot(places, values, "o-" if sparse else "-", color="C0", alpha=1 if sparse else 0.3, linewidth=1)
         if not sparse:
-            axes.plot(steps, smoothed(values), color="C0")
+            axes.plot(places, smoothed(values), color="C0")
         if stage == "backtracking":
-            _mark_switches(axes, stages[stage])
-        axes.set_xlabel(f"updates of {stage}")
+            _mark_switches(axes, stages[stage], along)
+        axes.set_xlabel(f"updates of {stage}" if along == "step" else "seconds of training, both stages")
         axes.set_title(LABELS[key], fontsize="medium")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     return figure
 
 
-def _mark_switches(axes, records):
+def _mark_switches(axes, records, along):
     next_label = float("inf")
-    for step, node in reversed(switches(records)):
-        axes.axvline(step, color="grey", linestyle=":", linewidth=1)
-        if next_label - step < 0.04 * records[-1]["step"]:
+    for record in reversed(switches(records)):
+        place, node = record[along], record["node"]
+        axes.axvline(place, color="grey", linestyle=":", linewidth=1)
+        if next_label - place < 0.04 * records[-1][along]:
             continue  # it would lie on the next one
-        next_label, label = step, f"node {node}" if node else "teacher"
-        axes.annotate(label, (step, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize="x-small",
+        next_label, label = place, f"node {node}" if node else "teacher"
+        axes.annotate(label, (place, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize="x-small",
                       xytext=(2, -3), textcoords="offset points", verticalalignment="top")  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from .drawing import draw, images_of, planned
 from .extractors import load_extractor
 from .frechet import frechet_distance, statistics
 from .images import Files, features_of, image_files, prepare
-from .judge import Judge
+from .judge import RETRIEVED, Judge
 from .metrics import coverage_metrics, kernel_distance
 from .reference import KEPT, Reference, default_extractor, load_reference
 from .sheets import contact_sheet
@@ -26,7 +26,6 @@ from .sheets import contact_sheet
 
 SHOWN = 10
 NEIGHBOURS = 5
-RETRIEVED = 10
 METRICS = ("FID", "KID", "FD", "KD", "precision", "recall", "density", "coverage", "CLIP score", "top-10 retrieval")
 
 
@@ -124,7 +123,7 @@ class Instruments:
                 results.update(compare(features, self.reference))
             if len(prompts) > RETRIEVED and self.extractor.name == EMBEDDED:
                 judge = Judge()
-                results["top-10 retrieval"] = judge.retrieval(features, judge.text_features(prompts), RETRIEVED)
+                results["top-10 retrieval"] = judge.retrieval(features, judge.text_features(prompts))
             if self.args.save_reference:
                 Reference.of(features, self.extractor.name, size).save(self.args.save_reference)
         if self.clip:

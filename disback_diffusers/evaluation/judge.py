@@ -12,6 +12,9 @@ from ..models.embedded import JUDGE, REFERENCE
 from .frechet import frechet_distance, statistics
 
 
+RETRIEVED = 10  # an image counts as found if its prompt is among so many
+
+
 class Judge:
     """Features of images and prompts in one space, and what is measured with them.
 
@@ -42,7 +45,7 @@ class Judge:
         ).input_ids
         return self.model.text_projection(self.model.text_model(ids.to(self.model.device)).pooler_output).cpu()
 
-    def retrieval(self, image_features, text_features, k=10):
+    def retrieval(self, image_features, text_features, k=RETRIEVED):
         """Share of the images (n, d) whose own prompt, of all prompts (n, d), is among the k nearest (cosine)."""
         similarity = F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T
         own = similarity.diagonal().unsqueeze(1)

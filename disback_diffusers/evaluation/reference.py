@@ -15,6 +15,7 @@ from .frechet import statistics
 from .images import features_of, open_images
 
 
+FORMAT = "disback-reference"
 KEPT = 10_000  # features in a saved file, for what needs more than mean and covariance
 
 
@@ -40,70 +41,69 @@ class Reference:
     def save(self, file):
         """Write a .safetensors file, for `--reference`."""
         tensors = {"mean": self.mean, "covariance": self.covariance, "features": self.features}
-        metadata = {"format": "disback-reference", "extractor": self.extractor, "size": str(self.size),
+        metadata = {"format": FORMAT, "extractor": self.extractor, "size": str(self.size),
                     "count": str(self.count)}  # fmt: skip
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
         atomic_write(Path(file), lambda temporary: save_file(tensors, temporary, metadata))
 
-    @classmethod
-    def load(cls, file):
-        """Read what `save` wrote; raises a UsageError for anything else."""
-        try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-            tensors = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise UsageError(f"--reference {file} cannot be read: {one_line(error)}") from None
-        if metadata.get("format") != "disback-reference":
-            raise UsageError(f"--reference {file} holds no statistics of evaluate_disback.py --save_reference.")
-        return cls(
-            tensors["mean"],
-            tensors["covariance"],
-            tensors.get("features"),
-            metadata["extractor"],
-            int(metadata["size"]),
-            int(metadata["count"]),
-        )
+
+def saved_reference(source, flag="--reference"):
+    """What `Reference.save` wrote, or that of the emoji for "embedded".
+
+    Raises:
+        UsageError: anything else.
+    """
+    if source == EMBEDDED:
+        tensors = load_file(REFERENCE)
+        return Reference(tensors["mean"], tensors["covariance"], None, EMBEDDED, 32, 1644)
+    try:
+        with safe_open(source, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        tensors = load_file(source)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{flag} {source} cannot be read: {one_line(error)}") from None
+    if metadata.get("format") != FORMAT:
+        raise UsageError(f"{flag} {source} holds no statistics of evaluate_disback.py --save_reference.")
+    mean, covariance = tensors["mean"], tensors["covariance"]
+    size, count = int(metadata["size"]), int(metadata["count"])
+    return Reference(mean, covariance, tensors.get("features"), metadata["extractor"], size, count)
+
+
+def _is_saved(source):
+    return source == EMBEDDED or str(source).endswith(".safetensors")
 
 
 def default_extractor(source):
-    """The extractor a reference was made with, as far as it was, else FID's own."""
-    if source == EMBEDDED:
-        return EMBEDDED
-    if str(source).endswith(".safetensors"):
-        return Reference.load(source).extractor
-    return "inception"
+    """The name of the extractor a reference was made with, as far as it was, else FID's own."""
+    return saved_reference(source).extractor if source and _is_saved(source) else "inception"
 
 
-def load_reference(source, extractor, size, count=None):
+def load_reference(source, extractor, size=None, count=None):
     """The reference of `--reference`: "embedded", a saved file, or images (folder, parquet, Hub dataset).
 
     Args:
         extractor (`Extractor`): the one the generated images go through.
-        size (`int`, *optional*): to which images are resized; by default that of the reference
+        size (`int`, *optional*): to which images are resized; by default that of the reference.
         count (`int`, *optional*): use the first so many images.
 
     Raises:
-        UsageError: nothing that can be read, or statistics of another extractor or size.
+        UsageError: nothing that can be read, too few images, or statistics of another kind.
     """
-    if source == EMBEDDED:
-        if extractor.name != EMBEDDED:
-            raise UsageError("--reference embedded was made by the judge: give --feature_extractor embedded as well.")
-        tensors = load_file(REFERENCE)
-        return Reference(tensors["mean"], tensors["covariance"], None, EMBEDDED, 32, 1644)
-    if str(source).endswith(".safetensors"):
-        reference = Reference.load(source)
-        if reference.extractor != extractor.name:
-            raise UsageError(f"--reference {source} was made with {reference.extractor}, not {extractor.name}.")
-        if size not in (None, reference.size):
-            raise UsageError(f"--reference {source} was made at --eval_size {reference.size}, not {size}.")
-        if count not in (None, reference.count):
+    if not _is_saved(source):
+        images = open_images(source, "--reference")
+        if count and count > len(images):
             raise UsageError(
-                f"--reference {source} was made of {reference.count} images, not --num_real_images {count}."
+                f"--num_real_images {count} is more than the {len(images)} images of --reference {source}."
             )
-        return reference
-    images = open_images(source, "--reference")
-    if count and count > len(images):
-        raise UsageError(f"--num_real_images {count} is more than the {len(images)} images of --reference {source}.")
-    size = size or min(images[0].size)
-    return Reference.of(features_of(images, extractor, size, count, "reference"), extractor.name, size)
+        size = size or min(images[0].size)
+        return Reference.of(features_of(images, extractor, size, count, "reference"), extractor.name, size)
+    reference = saved_reference(source)
+    if reference.extractor != extractor.name:
+        raise UsageError(
+            f"--reference {source} was made with --feature_extractor {reference.extractor}, not {extractor.name}."
+        )
+    if size not in (None, reference.size):
+        raise UsageError(f"--reference {source} was made at --eval_size {reference.size}, not {size}.")
+    if count not in (None, reference.count):
+        raise UsageError(f"--reference {source} was made of {reference.count} images, not --num_real_images {count}.")
+    return reference

@@ -125,6 +125,11 @@ class DistillationArguments:
     log_mismatch_every: int = flag(
         0, "Log the mismatch degree (Eq. 9), which takes about 3 updates' time, every so many updates; 0: never."
     )
+    log_fd_every: int = flag(0, "Log the Fréchet distance to --fd_reference every so many updates; 0: never.")
+    fd_reference: str | None = flag(
+        None, "Statistics of real images, a file of evaluate_disback.py --save_reference; 'embedded' has the emoji's."
+    )
+    fd_images: int = flag(2000, "Images drawn for it, of as many training prompts.")
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...")
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.")
     validation_prompts: list[str] = flag([], "Prompts drawn in samples/, or one .txt file; by default 8 of the data.")
@@ -155,7 +160,7 @@ class DistillationArguments:
             train_batch_size gradient_accumulation_steps lora_rank lora_alpha degradation_steps degradation_nodes
             degradation_learning_rate max_train_steps steps_per_node fake_score_updates_per_step learning_rate
             fake_score_learning_rate adam_epsilon max_grad_norm checkpointing_steps checkpoints_total_limit
-            logging_steps guidance_scale fake_guidance_scale conditioning_timestep
+            logging_steps fd_images guidance_scale fake_guidance_scale conditioning_timestep
         """.split()
         for name in positive:
             value = getattr(self, name)
@@ -165,6 +170,7 @@ class DistillationArguments:
             "lr_warmup_steps",
             "validation_steps",
             "log_mismatch_every",
+            "log_fd_every",
             "adam_weight_decay",
             "guidance_max_timestep",
         ):
@@ -200,6 +206,8 @@ class DistillationArguments:
     def _validate_rest(self):
         if self.lcm_lora and self.student == "full":
             raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
+        if self.log_fd_every and not self.fd_reference:
+            raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
         if self.hub_token and "wandb" in self.report_to:
             raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
 

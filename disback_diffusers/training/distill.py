@@ -14,6 +14,7 @@ from ..files import NO_ROOM
 from .artefact import save_artefact
 from .backtracking import DistributionBacktracking
 from .degradation import DegradationRecording
+from .distance import DistanceProbe, load_instruments
 from .mismatch import MismatchProbe
 from .path import DegradationPath
 from .plan import print_plan
@@ -109,9 +110,7 @@ def distill(args, teacher_class):
 
 def _train(context, validator, folder, repo_id):
     args, accelerator = context.args, context.accelerator
-    # Where it is measured nothing waits: with several processes the first alone does, as it draws samples alone.
-    mismatch = MismatchProbe(context, validator.conditioning) if accelerator.is_main_process else None
-    trainer = Trainer(context, folder, validator, mismatch)
+    trainer = Trainer(context, folder, validator, make_probes(context, validator))
     checkpoint = folder.find(args.resume_from_checkpoint)
     if accelerator.is_main_process:
         folder.clean()
@@ -128,6 +127,16 @@ def _train(context, validator, folder, repo_id):
         logger.info(f"The student is in {folder.folder}.")
         if repo_id:
             hub.push_folder(folder.folder, repo_id, args.hub_token)
+
+
+def make_probes(context, validator):
+    """What measures along the training; with several processes the first alone, as it draws samples alone."""
+    args, accelerator, probes = context.args, context.accelerator, []
+    if accelerator.is_main_process and args.log_mismatch_every:
+        probes.append(MismatchProbe(context, validator.conditioning))
+    if accelerator.is_main_process and args.log_fd_every:
+        probes.append(DistanceProbe(context, *load_instruments(args, accelerator.device)))
+    return probes
 
 
 def stage_1(context, folder, trainer, checkpoint):

@@ -24,7 +24,7 @@ class MismatchProbe:
     """
 
     def __init__(self, context, conditioning):
-        self.context, self.conditioning = context, conditioning[:PROMPTS]
+        self.context, self.conditioning, self.every = context, conditioning[:PROMPTS], context.args.log_mismatch_every
         last = context.teacher.schedule.num_train_timesteps - 1
         self.times = torch.tensor([round(share * last) for share in TIMES]).repeat(SAMPLES // len(TIMES))
         shape = (2, SAMPLES, *context.batches.buckets[0].latent_shape)
@@ -32,9 +32,10 @@ class MismatchProbe:
 
     @torch.no_grad()
     def __call__(self):
+        """`mismatch` by name."""
         with self.context.accelerator.autocast(), self.context.student.averaged():
             degrees = [self._of(self.conditioning[i : i + 1]) for i in range(len(self.conditioning))]
-        return torch.cat(degrees).mean().item()
+        return {"mismatch": torch.cat(degrees).mean().item()}
 
     def _of(self, conditioning):
         """Of one prompt, (SAMPLES,)."""

@@ -34,7 +34,8 @@ OUTPUTS = (
 # Settings that do not shape the result: they may differ when a run is resumed.
 FREE = {"output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps",
         "report_to", "logging_dir", "validation_prompts", "validation_steps", "push_to_hub", "hub_model_id", "dry_run",
-        "cache_text_embeddings", "pretrained_vae_model_name_or_path", "log_mismatch_every"}  # fmt: skip
+        "cache_text_embeddings", "pretrained_vae_model_name_or_path", "log_mismatch_every",
+        "log_fd_every", "fd_reference", "fd_images"}  # fmt: skip
 
 
 @dataclass(order=True)

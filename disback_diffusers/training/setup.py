@@ -16,6 +16,7 @@ from ..models.lcm_lora import LcmLora
 from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles, present_targets
 from ..models.student import Student
 from .batches import BatchSource
+from .distance import load_instruments
 from .learner import optimizer_class
 from .path import DegradationPath
 from .run_folder import RunFolder
@@ -37,6 +38,8 @@ def prepare(args, teacher_class):
     if not args.dry_run:  # which may plan for another machine
         optimizer_class(args.use_8bit_adam)
         _check_xformers(args)
+        if args.log_fd_every:
+            load_instruments(args, "cpu")
     prompts = load_prompts(args.prompt_dataset, args.caption_column)
     validation_prompts(args.validation_prompts, prompts)
     if args.degradation_path:

@@ -28,11 +28,11 @@ class Trainer:
         context (`Context`).
         folder (`RunFolder`).
         validator (`Validator`): draws samples of stage 2.
-        mismatch (`MismatchProbe`, *optional*): measures for `--log_mismatch_every`.
+        probes (*optional*): each measures the student `every` so many updates of stage 2; called, it returns metrics.
     """
 
-    def __init__(self, context, folder, validator, mismatch=None):
-        self.context, self.folder, self.validator, self.mismatch = context, folder, validator, mismatch
+    def __init__(self, context, folder, validator, probes=()):
+        self.context, self.folder, self.validator, self.probes = context, folder, validator, probes
         self.args, self.accelerator = context.args, context.accelerator
         self._signalled = False  # this process was told to stop
         self._stop = False  # all processes agreed to
@@ -71,9 +71,9 @@ class Trainer:
         self._check(stage, step, node, metrics)
         stage.after_step(step, metrics)
         stage.step = step
-        if self.mismatch and stage.name == "backtracking" and self._due(step, self.args.log_mismatch_every):
-            metrics["mismatch"] = self.mismatch()
-        self._report(stage, node, metrics, time.perf_counter() - start, bar)
+        seconds = time.perf_counter() - start
+        measured = self._measure(stage)
+        self._report(stage, node, {**metrics, **measured}, seconds, bar, always=bool(measured))
         last = step == stage.total_steps
         if last or self._stop or step % self.args.checkpointing_steps == 0:
             saved = self.save(stage)
@@ -81,6 +81,13 @@ class Trainer:
             self.validate(stage)
         if self._stop and not last:
             raise Interrupted(f"Stopped at {stage.name} step {step}; {saved} is saved. {RESUME}")
+
+    def _measure(self, stage):
+        metrics = {}
+        for probe in self.probes:
+            if stage.name == "backtracking" and self._due(stage.step, probe.every):
+                metrics.update(probe())
+        return metrics
 
     @staticmethod
     def _due(step, every):
@@ -121,12 +128,12 @@ class Trainer:
                     f"{reuse}, with lower learning rates, or with bf16 instead of fp16."
                 )
 
-    def _report(self, stage, node, metrics, seconds, bar):
+    def _report(self, stage, node, metrics, seconds, bar, always):
         shown = {name: f"{value:.3g}" for name, value in metrics.items() if not name.startswith("grad_norm")}
         bar.set_postfix({"node": node, **shown}, refresh=False)
         bar.update()
         last = stage.step == stage.total_steps
-        if last or "mismatch" in metrics or self._due(stage.step, self.args.logging_steps):
+        if last or always or self._due(stage.step, self.args.logging_steps):
             record = {
                 "stage": stage.name,
                 "node": node,

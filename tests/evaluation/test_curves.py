@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.evaluation.curves import plot_run, read_log, smoothed, switches
+from disback_diffusers.evaluation.curves import add_seconds, plot_run, read_log, smoothed, switches
 
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "plot_disback.py"
@@ -22,8 +22,9 @@ def write_log(folder, mismatch_every=0):
     for step, node in enumerate(NODES, 1):
         line = {"stage": "backtracking", "node": node, "step": step, "loss_student": 0.3, "loss_fake": 0.2, "gap": 0.1}
         if mismatch_every and step % mismatch_every == 0:
-            line["mismatch"] = 1 / step
+            line.update(mismatch=1 / step, fd=2 / step)
         lines.append(line)
+    lines = [{**line, "seconds_per_step": 0.5} for line in lines]
     folder.mkdir()
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -32,7 +33,8 @@ def write_log(folder, mismatch_every=0):
 def test_a_switch_is_where_the_node_changes(tmp_path):
     stages = read_log(write_log(tmp_path / "run"))
     assert [len(records) for records in stages.values()] == [3, 10]
-    assert switches(stages["backtracking"]) == [(1, 3), (3, 2), (6, 1), (7, 0)]
+    found = switches(stages["backtracking"])
+    assert [(line["step"], line["node"]) for line in found] == [(1, 3), (3, 2), (6, 1), (7, 0)]
 
 
 def test_the_moving_average_starts_at_the_first_value():
@@ -41,7 +43,7 @@ def test_the_moving_average_starts_at_the_first_value():
     assert values == [0.0, pytest.approx(1 / 1.95)]
 
 
-@pytest.mark.parametrize("every, names", [(0, {"losses", "gap"}), (5, {"losses", "gap", "mismatch"})])
+@pytest.mark.parametrize("every, names", [(0, {"losses", "gap"}), (5, {"losses", "gap", "mismatch", "fd"})])
 def test_pictures_of_what_was_logged(tmp_path, every, names):
     run = write_log(tmp_path / "run", every)
     files = plot_run(run)
@@ -51,11 +53,23 @@ def test_pictures_of_what_was_logged(tmp_path, every, names):
     assert svg.count("<!-- node ") == 3 and "<!-- teacher -->" in svg
     panels = [Image.open(run / "plots" / f"{name}.png").width for name in ("losses", "gap")]
     assert panels[0] == 3 * panels[1]
+    if every:
+        assert Image.open(run / "plots" / "fd.png").width == 2 * panels[1]
+        assert "seconds of training" in (run / "plots" / "fd.svg").read_text()
+
+
+def test_seconds_are_of_both_stages_and_of_steps_without_a_line(tmp_path):
+    stages = {
+        "degradation": [{"step": 2, "seconds_per_step": 3.0}, {"step": 3, "seconds_per_step": 1.0}],
+        "backtracking": [{"step": 5, "seconds_per_step": 2.0}, {"step": 7, "seconds_per_step": 4.0}],
+    }
+    add_seconds(stages)
+    assert [line["seconds"] for records in stages.values() for line in records] == [6, 7, 17, 25]
 
 
 def test_labels_do_not_lie_on_each_other(tmp_path):
     run = write_log(tmp_path / "run")
-    last = {"stage": "backtracking", "node": 0, "step": 1000, "gap": 0.1}
+    last = {"stage": "backtracking", "node": 0, "step": 1000, "gap": 0.1, "seconds_per_step": 1.0}
     with open(run / "log.jsonl", "a") as log:
         log.write(json.dumps(last) + "\n")
     plot_run(run)
@@ -66,7 +80,7 @@ def test_labels_do_not_lie_on_each_other(tmp_path):
 def test_values_that_were_not_finite_are_left_out(tmp_path):
     run = write_log(tmp_path / "run")
     with open(run / "log.jsonl", "a") as log:
-        log.write('{"stage": "backtracking", "node": 0, "step": 11, "gap": null}\n')
+        log.write('{"stage": "backtracking", "node": 0, "step": 11, "gap": null, "seconds_per_step": 1.0}\n')
     assert plot_run(run)
 
 

@@ -44,7 +44,7 @@ def test_it_is_the_distance_of_the_teachers_score_from_that_of_the_students_samp
     for average in context.student.ema.shadow_params:
         average.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
     probe = make_probe(context)
-    degree = probe()
+    degree = probe()["mismatch"]
     with context.student.averaged():
         assert degree == pytest.approx(expected(context, probe), rel=1e-4)
 
@@ -61,7 +61,7 @@ def test_training_goes_on_as_without_it(make_context, tmp_path):
             def draw(self, step):
                 pass
 
-        Trainer(context, folder, NoPictures(), make_probe(context)).run(DistributionBacktracking(context, None))
+        Trainer(context, folder, NoPictures(), [make_probe(context)]).run(DistributionBacktracking(context, None))
         folder.close()
         lines = [json.loads(line) for line in (folder.folder / "log.jsonl").read_text().splitlines()]
         results.append(({line["step"]: line.get("mismatch") for line in lines}, context.student.state_dict()))
