@@ -29,7 +29,7 @@ REQUIREMENTS = [
     "tqdm>=4.66.3",
     "transformers>=5.0",  # layout of the embedded teacher's text encoder and tokenizer files
 ]
-EVAL = ["scipy>=1.13", "torchmetrics>=1.7"]
+EVAL = ["gradio>=6.0", "scipy>=1.13", "torchmetrics>=1.7"]
 TEST = [*EVAL, "pytest>=8.0", "pytest-xdist>=3.5", "setuptools>=77", "tensorboard>=2.18"]
 
 setup(

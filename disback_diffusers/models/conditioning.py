@@ -73,17 +73,17 @@ class Bucket:
 # Reading prompts
 
 
-def load_prompts(source, column="text"):
+def load_prompts(source, column="text", flag="--prompt_dataset"):
     """The prompts of a .txt (one a line), .jsonl, .csv or .parquet file, or of a Hub dataset's training split.
 
     Returns:
         `list[str]`: stripped, without the empty ones, in the order of the source.
 
     Raises:
-        UsageError: no such file or dataset, not text, no such column, or no prompt in it; names `--prompt_dataset`.
+        UsageError: no such file or dataset, not text, no such column, or no prompt in it; names the `flag`.
     """
     path = PROMPTS if source == EMBEDDED else Path(source)
-    flag = f"--prompt_dataset {source}"
+    flag = f"{flag} {source}"
     try:
         if path.suffix == ".txt":
             prompts = path.read_text(encoding="utf-8-sig").split("\n")

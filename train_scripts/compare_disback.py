@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Let people compare the images of two folders, blind, on a local web page, and report which they prefer.
+
+python train_scripts/compare_disback.py images-of-A images-of-B --prompts prompts.txt
+python train_scripts/compare_disback.py images-of-A images-of-B --prompts prompts.txt --report
+
+Pairs are images of one file name, in both folders or in images/ of them. Ctrl-C ends the server and prints the votes.
+"""
+
+import argparse
+import socket
+import sys
+from pathlib import Path
+
+from disback_diffusers.errors import RunError, UsageError, one_line
+from disback_diffusers.evaluation.preference import Study
+from disback_diffusers.evaluation.preference_pairs import check_images
+from disback_diffusers.evaluation.preference_votes import clean_name, report
+from disback_diffusers.models.conditioning import load_prompts
+
+
+def parse_args():
+    # fmt: off
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", metavar="A", help="Folder of images.")
+    parser.add_argument("b", metavar="B", help="Folder of images with the same file names.")
+    parser.add_argument("--prompts", required=True, metavar="FILE",
+                        help=".txt (a prompt a line), .jsonl, .csv or .parquet; the i-th is of the i-th file name.")
+    parser.add_argument("--caption_column", default="text", help="Column of the prompts, if it is no .txt.")
+    parser.add_argument("--output_dir", default="comparison", metavar="FOLDER",
+                        help="Holds settings.json and a file of votes for each rater (default: %(default)s).")
+    parser.add_argument("--report", action="store_true", help="Print the votes so far, serve nothing.")
+    parser.add_argument("--rater", help="Whose votes these are; by default the page asks for a name.")
+    parser.add_argument("--num_pairs", type=int, help="As many pairs, chosen at random (default: all).")
+    parser.add_argument("--seed", type=int, help="Of that choice, of the orders and of the sides (default: 0).")
+    parser.add_argument("--host", default="127.0.0.1", help="Address to serve on (default: %(default)s).")
+    parser.add_argument("--port", type=int, default=7860, help="Default: %(default)s.")
+    # fmt: on
+    return parser.parse_args()
+
+
+def open_port(host, port):
+    """A listening socket: held from here on, so that no one else can take the port while the page is being made."""
+    if not 0 < port < 65536:
+        raise UsageError(f"--port {port}: choose 1 to 65535.")
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except socket.gaierror:
+        raise UsageError(f"--host {host} is no address of this machine.") from None
+    except OSError as error:
+        raise UsageError(f"--host {host} --port {port}: {error.strerror or error}; choose another --port.") from None
+
+
+def serve(study, args):
+    rater = args.rater
+    if rater is not None:
+        try:
+            rater = clean_name(rater)
+        except UsageError as error:
+            raise UsageError(f"--rater {rater!r}: {error}") from None
+    check_images(study.pairs)
+    listener = open_port(args.host, args.port)
+    try:
+        from disback_diffusers.evaluation import preference_page
+    except ImportError as error:
+        raise UsageError(f'gradio is missing ({one_line(error)}): pip install "disback-diffusers[eval]"') from None
+    study.open()
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"http://{host}:{args.port}/ (Ctrl-C ends it and prints the votes)", flush=True)
+    try:
+        preference_page.serve(study, listener, rater)
+    except KeyboardInterrupt:
+        print()
+
+
+def main():
+    args = parse_args()
+    try:
+        if args.prompts != "embedded" and not Path(args.prompts).is_file():
+            raise UsageError(f"--prompts {args.prompts}: no such file.")
+        prompts = load_prompts(args.prompts, args.caption_column, "--prompts")
+        study = Study(args.a, args.b, prompts, args.output_dir, args.num_pairs, args.seed, source=args.prompts)
+        if args.report and not study.begun:
+            raise UsageError(f"--output_dir {args.output_dir} holds no comparison yet: leave out --report first.")
+        if not args.report:
+            serve(study, args)
+        print(report(study))
+    except (UsageError, RunError) as error:
+        print(f"compare_disback.py: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
