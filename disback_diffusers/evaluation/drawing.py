@@ -12,7 +12,7 @@ from ..errors import UsageError, one_line
 from ..models.embedded import resolve
 from ..pipelines import DisBackPipeline
 from ..pipelines.artefact import INDEX_NAME, Artefact
-from .generation import IMAGES, SETTINGS, Generation, latency, weights_digest
+from .generation import Generation, latency, weights_digest
 from .images import image_files
 
 
@@ -20,13 +20,10 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SHAPING = ("model", "base_model", "num_inference_steps", "guidance_scale", "resolution", "dtype", "seed")
 
 
-def images_of(model):
-    """The folder of images that MODEL is, or that an evaluation has drawn into it; None for a model."""
-    folder = Path(model)
-    folder = folder / IMAGES if (folder / SETTINGS).is_file() else folder
-    if folder.is_dir() and image_files(folder) and not (folder / INDEX_NAME).exists():
-        return folder
-    return None
+def given_images(model):
+    """The image files of MODEL, where it is a folder of images and no pipeline; else none."""
+    is_folder = Path(model).is_dir() and not (Path(model) / INDEX_NAME).exists()
+    return image_files(model) if is_folder else []
 
 
 def planned(args, prompts):

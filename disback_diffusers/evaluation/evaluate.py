@@ -14,10 +14,10 @@ from ..files import atomic_write
 from ..models.conditioning import load_prompts
 from ..models.embedded import EMBEDDED
 from .clip_score import ClipScore
-from .drawing import draw, images_of, planned
+from .drawing import draw, given_images, planned
 from .extractors import load_extractor
 from .frechet import frechet_distance, statistics
-from .images import Files, features_of, image_files, prepare
+from .images import Files, features_of, prepare
 from .judge import RETRIEVED, Judge
 from .metrics import coverage_metrics, kernel_distance
 from .reference import KEPT, Reference, default_extractor, load_reference
@@ -63,10 +63,7 @@ def evaluate(args):
 def _prompts(args):
     if not args.prompts:
         return []
-    try:
-        prompts = load_prompts(args.prompts, args.caption_column)
-    except UsageError as error:
-        raise UsageError(str(error).replace("--prompt_dataset", "--prompts")) from None
+    prompts = load_prompts(args.prompts, args.caption_column, "--prompts")
     if args.num_images and args.num_images > len(prompts):
         raise UsageError(f"--num_images {args.num_images} is more than the {len(prompts)} prompts of --prompts.")
     return prompts[: args.num_images]
@@ -74,17 +71,16 @@ def _prompts(args):
 
 def _given_images(args, prompts):
     """The images that MODEL is, None if it is a model."""
-    folder = images_of(args.model)
-    if folder is None:
+    files = given_images(args.model)
+    if not files:
         return None
-    files = image_files(folder)
     if args.num_images and args.num_images > len(files):
-        raise UsageError(f"--num_images {args.num_images} is more than the {len(files)} images of {folder}.")
+        raise UsageError(f"--num_images {args.num_images} is more than the {len(files)} images of {args.model}.")
     files = files[: args.num_images]
     if args.clip_model and not prompts:
         raise UsageError("--clip_model needs --prompts: a prompt for each image, in the order of their names.")
     if prompts and len(prompts) != len(files):
-        raise UsageError(f"--prompts holds {len(prompts)} prompts, but {folder} {len(files)} images.")
+        raise UsageError(f"--prompts holds {len(prompts)} prompts, but {args.model} {len(files)} images.")
     return Files(files)
 
 

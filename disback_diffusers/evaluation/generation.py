@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 
 from ..errors import UsageError
 from ..files import atomic_write
+from .images import IMAGES
 
 
-SETTINGS, IMAGES = "settings.json", "images"
+SETTINGS = "settings.json"
 WARM_UPS, TIMED = 2, 10
 DIGESTED = 1 << 20  # bytes of either end of a weights file: enough to tell two trainings apart
 

@@ -12,12 +12,22 @@ from ..errors import UsageError, one_line
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGES = "images"  # where an evaluation draws them, in its own folder
 BATCH = 64
 
 
 def image_files(folder):
-    """The image files right in a folder, by name."""
-    return sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in SUFFIXES)
+    """The image files in a folder's images/, if there is one, or right in it, by name.
+
+    Raises:
+        UsageError: no folder, or none that can be read.
+    """
+    inner = Path(folder) / IMAGES
+    try:
+        files = sorted((inner if inner.is_dir() else Path(folder)).iterdir())
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}; give a folder of images.") from None
+    return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
 
 
 def prepare(image, size):

@@ -10,9 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import UsageError, one_line
-
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from .images import SUFFIXES, image_files
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,7 @@ def find_pairs(a, b, prompts):
 
 def _images(folder):
     """Files by name, sorted."""
-    inner = Path(folder) / "images"
-    try:
-        files = sorted((inner if inner.is_dir() else Path(folder)).iterdir())
-    except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}; give a folder of images.") from None
-    found = {file.name: file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")}
+    found = {file.name: file for file in image_files(folder)}
     if not found:
         raise UsageError(f"{folder} holds no images ({', '.join(SUFFIXES)}), nor does an images/ in it.")
     return found

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UsageError
 from ..evaluation.sheets import contact_sheet
 from ..files import atomic_write
 from ..models.conditioning import load_prompts
@@ -18,10 +17,7 @@ TEACHER_STEPS = 25
 def validation_prompts(given, prompts, n=8):
     """The prompts to draw: those given, or those of one .txt file, or `n` spread evenly over the training prompts."""
     if len(given) == 1 and given[0].endswith(".txt"):
-        try:
-            return load_prompts(given[0])
-        except UsageError as error:
-            raise UsageError(str(error).replace("--prompt_dataset", "--validation_prompts")) from None
+        return load_prompts(given[0], flag="--validation_prompts")
     n = min(n, len(prompts))
     return given or [prompts[i * len(prompts) // n] for i in range(n)]
 
