@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline
+from diffusers import LCMScheduler, StableDiffusionPipeline
 from diffusers.utils import convert_unet_state_dict_to_peft
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
@@ -22,6 +22,13 @@ def boundary_scalings(timestep):
     """c_skip and c_out of a latent consistency model, whose answer is c_skip x_t + c_out x0; of a number or tensor."""
     t = timestep * TIMESTEP_SCALING
     return SIGMA_DATA**2 / (t**2 + SIGMA_DATA**2), t / (t**2 + SIGMA_DATA**2) ** 0.5
+
+
+def later_timesteps(scheduler_config, first):
+    """The timesteps below `first` at which an LCM is asked in 8 steps, those of 2 and 4 among them (`list[int]`)."""
+    scheduler = LCMScheduler.from_config(scheduler_config)
+    scheduler.set_timesteps(8)
+    return [t for t in scheduler.timesteps.tolist() if t < first]
 
 
 class LcmLora:

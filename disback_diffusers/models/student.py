@@ -28,7 +28,7 @@ class Student:
 
     def __init__(self, roles, schedule, timestep, unet=None, ema_decay=0.99, boundary=False):
         self.roles, self.schedule, self.timestep = roles, schedule, timestep
-        self.skip, self.out = boundary_scalings(timestep) if boundary else (0.0, 1.0)
+        self.boundary = boundary
         self.full, self.unet = unet is not None, unet or roles.unet
         self.ema = EMAModel(self.parameters(), decay=ema_decay)
 
@@ -37,11 +37,18 @@ class Student:
 
     def __call__(self, noise, conditioning):
         """Noise (n, c, h, w), standard normal, to x0 of the same shape, float32."""
-        t = torch.full((len(noise),), self.timestep, device=noise.device)
+        return self.denoise(noise, torch.full((len(noise),), self.timestep, device=noise.device), conditioning)
+
+    def denoise(self, x_t, t, conditioning):
+        """x_t (n, c, h, w) at timesteps t (n,) to x0 of the same shape, float32."""
         dtype = next(self.unet.parameters()).dtype
         with nullcontext() if self.full else self.roles(self.role):
-            output = self.unet(noise.to(dtype), t, **conditioning.kwargs()).sample
-        return self.skip * noise + self.out * self.schedule.to_x0(output, noise, t)
+            output = self.unet(x_t.to(dtype), t, **conditioning.kwargs()).sample
+        x0 = self.schedule.to_x0(output, x_t, t)
+        if not self.boundary:
+            return x0
+        skip, out = boundary_scalings(t.float().view(-1, 1, 1, 1))
+        return skip * x_t + out * x0
 
     def update_ema(self):
         self.ema.step(self.parameters())

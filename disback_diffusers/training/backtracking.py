@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from ..diffusion.losses import denoising_loss, distribution_matching_gradient, guide, surrogate_loss
 from ..errors import UsageError
 from ..files import atomic_write
+from ..models.lcm_lora import later_timesteps
 from .stage import Stage
 from .switching import NodeSwitch
 
@@ -28,6 +29,8 @@ class DistributionBacktracking(Stage):
         super().__init__(context, args.max_train_steps)
         self.path = path
         self.node_number = len(path) - 2 if path else 0
+        first, config = args.conditioning_timestep, context.teacher.scheduler_config
+        self.later = later_timesteps(config, first) if args.proportion_later_steps else []
         self.switch = NodeSwitch(args.steps_per_node, adaptive=args.node_switching == "adaptive")
         parameters, rate = self.student.parameters(), args.learning_rate
         self.student_learner = self.make_learner("student", parameters, rate, self.total_steps)
@@ -68,7 +71,7 @@ class DistributionBacktracking(Stage):
         """Backward of Eq. 8 and of Eq. 5 with one forward of the fake score for both."""
         batch = self.batches.draw(self.name, step, part, self.parts)
         with self.autocast():
-            x0 = self.student(batch.noise, batch.conditioning)
+            x0 = self._student_samples(batch, step, part)
         samples = x0.detach()
         x_t = self.schedule.add_noise(samples, batch.epsilon, batch.t)
         fake_output = self.forward(self.fake, x_t, batch.t, batch.score_conditioning)
@@ -85,6 +88,21 @@ class DistributionBacktracking(Stage):
         self.student_learner.backward(student_loss / self.parts)
         gap = (x0_fake - x0_target).abs().mean()
         return {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach(), "gap": gap}, samples, batch
+
+    def _student_samples(self, batch, step, part):
+        """x0 of the student, in one step; for a share of an LCM-LoRA's in a later step, from its own noised sample."""
+        if not self.later:
+            return self.student(batch.noise, batch.conditioning)
+        x_t, t = batch.noise.clone(), torch.full_like(batch.t, self.student.timestep)
+        drawn = self.batches.later_steps(
+            self.name, step, part, x_t.shape, self.args.proportion_later_steps, self.later
+        )
+        rows, epsilon, times = drawn
+        if len(rows):
+            with torch.no_grad():
+                first = self.student(x_t[rows], batch.conditioning[rows])
+            x_t[rows], t[rows] = self.schedule.add_noise(first, epsilon, times), times
+        return self.student.denoise(x_t, t, batch.conditioning)
 
     def _further_fake_update(self, drawn, step, repeat):
         """Eq. 5 on the step's samples with fresh noise; the loss and the norm of its gradient."""

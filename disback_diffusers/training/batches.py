@@ -74,6 +74,14 @@ class BatchSource:
         t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (shape[0],), generator=random)
         return epsilon.to(self.device), t.to(self.device)
 
+    def later_steps(self, stage, step, part, shape, proportion, timesteps):
+        """For an LCM-LoRA, which rows (indices) of a batch of this shape are at a later step; their epsilon and t."""
+        random = generator(self.seed, stage, step, part, self.rank, "later")
+        rows = (torch.rand(shape[0], generator=random) < proportion).nonzero().flatten()
+        epsilon = torch.randn(shape, generator=random)[rows]
+        t = torch.tensor(timesteps)[torch.randint(len(timesteps), shape[:1], generator=random)][rows]
+        return rows.to(self.device), epsilon.to(self.device), t.to(self.device)
+
     def _bucket(self, stage, step, part):
         """The same one on every process, so that none has to wait for a larger image of another."""
         random = generator(self.seed, stage, step, part, "bucket")

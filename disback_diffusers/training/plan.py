@@ -46,13 +46,13 @@ def _work(args, n_prompts, lora, processes):
     nodes = 0 if args.no_backtracking else args.degradation_nodes
     guided = (args.guidance_scale != 1) + (args.fake_guidance_scale != 1)
     samples = args.train_batch_size * args.gradient_accumulation_steps * processes
-    forwards = 5 + guided + 2 * (args.fake_score_updates_per_step - 1)
+    forwards = 5 + guided + args.proportion_later_steps + 2 * (args.fake_score_updates_per_step - 1)
     rows = [("prompts", f"{n_prompts:,}; {samples} samples an update")]
     if nodes or args.fake_score_init == "fit":
         given = args.degradation_path
         length = f"reused from {given}" if given else f"{args.degradation_steps} updates"
         rows.append(("stage 1", f"{length}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"))
-    rows.append(("stage 2", f"{args.max_train_steps} updates of {forwards} UNet forwards' work a sample"))
+    rows.append(("stage 2", f"{args.max_train_steps} updates of {forwards:g} UNet forwards' work a sample"))
     return rows
 
 

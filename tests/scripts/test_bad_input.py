@@ -47,6 +47,7 @@ def halve(file):
         ("--resolution 32x32x32", "--resolution 32x32x32"),
         ("--pretrained_vae_model_name_or_path ./nowhere", "--pretrained_vae_model_name_or_path ./nowhere"),
         ("--log_fd_every 2", "--fd_reference"),
+        ("--proportion_later_steps 0.5", "--proportion_later_steps"),
         ("--log_fd_every 2 --fd_reference nowhere.safetensors", "--fd_reference nowhere.safetensors"),
         ("--log_fd_every 2 --fd_reference prompts.txt", "--fd_reference prompts.txt"),
         ("--report_to wandb", "--report_to wandb"),
