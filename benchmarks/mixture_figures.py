@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The paper's figures on ten Gaussians: the student along its training (Fig. 8), both scores (Fig. 9), mismatch (Fig. 4).
+"""The paper's figures on ten Gaussians: the student along its training (Fig. 8), scores (Fig. 9), mismatch (Fig. 4).
 
     python benchmarks/mixture_figures.py --output_dir benchmarks/results
 
