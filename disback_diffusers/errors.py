@@ -1,6 +1,19 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The two kinds of failure a user is told about in one line. Anything else is a bug and keeps its traceback."""
 
+import sys
+from pathlib import Path
+
+
+def exit_code(action):
+    """Run what a script does: 0 when done; one line on stderr and 2 for a UsageError, 1 for a RunError."""
+    try:
+        action()
+    except (UsageError, RunError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
 
 def one_line(error):
     """What an error of another library says, or is called, as one line of at most 300 characters."""

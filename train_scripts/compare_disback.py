@@ -13,7 +13,7 @@ import socket
 import sys
 from pathlib import Path
 
-from disback_diffusers.errors import RunError, UsageError, one_line
+from disback_diffusers.errors import UsageError, exit_code, one_line
 from disback_diffusers.evaluation.preference import Study
 from disback_diffusers.evaluation.preference_pairs import check_images
 from disback_diffusers.evaluation.preference_votes import clean_name, report
@@ -76,21 +76,16 @@ def serve(study, args):
 
 def main():
     args = parse_args()
-    try:
-        if args.prompts != "embedded" and not Path(args.prompts).is_file():
-            raise UsageError(f"--prompts {args.prompts}: no such file.")
-        prompts = load_prompts(args.prompts, args.caption_column, "--prompts")
-        study = Study(args.a, args.b, prompts, args.output_dir, args.num_pairs, args.seed, source=args.prompts)
-        if args.report and not study.begun:
-            raise UsageError(f"--output_dir {args.output_dir} holds no comparison yet: leave out --report first.")
-        if not args.report:
-            serve(study, args)
-        print(report(study))
-    except (UsageError, RunError) as error:
-        print(f"compare_disback.py: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+    if args.prompts != "embedded" and not Path(args.prompts).is_file():
+        raise UsageError(f"--prompts {args.prompts}: no such file.")
+    prompts = load_prompts(args.prompts, args.caption_column, "--prompts")
+    study = Study(args.a, args.b, prompts, args.output_dir, args.num_pairs, args.seed, source=args.prompts)
+    if args.report and not study.begun:
+        raise UsageError(f"--output_dir {args.output_dir} holds no comparison yet: leave out --report first.")
+    if not args.report:
+        serve(study, args)
+    print(report(study))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -13,7 +13,7 @@ and writes a table, results.json, a contact sheet and a line for the model card.
 import argparse
 import sys
 
-from disback_diffusers.errors import RunError, UsageError
+from disback_diffusers.errors import exit_code
 from disback_diffusers.evaluation.protocols import PROTOCOLS, apply_protocol
 
 
@@ -68,14 +68,10 @@ def main():
     try:
         from disback_diffusers.evaluation.evaluate import evaluate  # slow to import: wrong flags are told before
 
-        evaluate(args)
-    except (UsageError, RunError) as error:
-        print(f"evaluate_disback.py: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return exit_code(lambda: evaluate(args))
     except KeyboardInterrupt:
         print(f"Stopped. The same command goes on with what is missing in {args.output_dir}.", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

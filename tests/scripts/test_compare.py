@@ -18,6 +18,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from script_runs import SCRIPTS
 
+from disback_diffusers.errors import exit_code
 from disback_diffusers.evaluation.preference import Study
 
 
@@ -47,7 +48,7 @@ def fails(folder, monkeypatch, capfd):
 
     def check(flags, *expected, code=2):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags.split()])
-        assert runpy.run_path(str(SCRIPT))["main"]() == code
+        assert exit_code(runpy.run_path(str(SCRIPT))["main"]) == code
         printed = capfd.readouterr().err
         assert printed.startswith("compare_disback.py: error: ") and printed.count("\n") == 1, printed
         assert [part for part in expected if part not in printed] == [], printed
