@@ -11,6 +11,7 @@ writes what embedded_teacher.py does.
 import argparse
 from pathlib import Path
 
+import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline
 from emoji import Emoji
 
@@ -31,6 +32,7 @@ def main():
     for lcm_lora in args.lcm_loras:
         pipeline.load_lora_weights(lcm_lora)
         for steps in args.steps:
+            torch.manual_seed(args.seed)  # of the noise between steps
             emoji.measure(f"{lcm_lora.name}, {steps} steps", pipeline, num_inference_steps=steps, guidance_scale=0)
         pipeline.unload_lora_weights()
     configs = {lcm_lora.name: read_artefact_config(lcm_lora) for lcm_lora in args.lcm_loras}
