@@ -42,6 +42,7 @@ def test_it_is_that_of_the_averaged_students_images(make_context, cache):
     expected = np.square(features.mean(0) - mean).sum() + np.trace(own + covariance - 2 * root)
     found = probe()
     assert found == {"fd": pytest.approx(expected, rel=1e-4)} and probe() == found
+    assert torch.equal(make_probe(context).noise, probe.noise)  # that of a resumed run
 
 
 def test_training_goes_on_as_without_it(make_context, tmp_path):
