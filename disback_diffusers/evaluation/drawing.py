@@ -57,27 +57,38 @@ def draw(args, generation, accelerator):
     return {"seconds an image": round(latency(pipeline, generation.prompts[0], **call), 4), "device": device}
 
 
+def is_student(args):
+    """Whether MODEL is a student of ours or some other pipeline; of its small files alone.
+
+    Raises:
+        UsageError: neither, or flags that are for the other kind.
+        RunError: the Hub cannot be reached.
+    """
+    artefact = Artefact.find(resolve(args.model))
+    if artefact.config or artefact.kind != "full":
+        if args.num_inference_steps is not None or args.guidance_scale is not None:
+            raise UsageError("--num_inference_steps and --guidance_scale: a DisBack student has one step, unguided.")
+        return True
+    if args.base_model:
+        raise UsageError(f"--base_model is for a LoRA or a UNet; {args.model} is a whole pipeline.")
+    return False
+
+
 def load_pipeline(args):
     """The pipeline of MODEL, and the arguments of its calls: ours for a student of ours, else diffusers' own.
 
     Raises:
-        UsageError: nothing that can be loaded, or steps or guidance for a one-step student.
-        RunError: the Hub cannot be reached.
+        UsageError, RunError: nothing that can be loaded, or as in `is_student`.
     """
     call = {name: getattr(args, name) for name in ("num_inference_steps", "guidance_scale")}
     call = {name: value for name, value in call.items() if value is not None}
-    one_step, model = not call, resolve(args.model)
+    model = resolve(args.model)
     if args.resolution:
         width, height = args.resolution
         call.update(height=height, width=width)
     loading = {"dtype": DTYPES[args.dtype], "use_safetensors": True}
-    artefact = Artefact.find(model)
-    if artefact.config or artefact.kind != "full":
-        if not one_step:
-            raise UsageError("--num_inference_steps and --guidance_scale: a DisBack student has one step, unguided.")
+    if is_student(args):
         return DisBackPipeline.from_pretrained(model, base_model=args.base_model, **loading), call
-    if args.base_model:
-        raise UsageError(f"--base_model is for a LoRA or a UNet; {args.model} is a whole pipeline.")
     try:
         pipeline = DiffusionPipeline.from_pretrained(model, **loading)
     except Exception as error:  # of four libraries

@@ -14,7 +14,7 @@ from ..files import atomic_write
 from ..models.conditioning import load_prompts
 from ..models.embedded import EMBEDDED
 from .clip_score import ClipScore
-from .drawing import draw, given_images, planned
+from .drawing import draw, given_images, is_student, planned
 from .extractors import load_extractor
 from .frechet import frechet_distance, statistics
 from .images import Files, features_of, prepare
@@ -47,6 +47,7 @@ def evaluate(args):
     if images is None:
         if not prompts:
             raise UsageError(f"--prompts is required: {args.model} is no folder of images, but to be drawn from.")
+        is_student(args)  # checks
         generation = planned(args, prompts)
         generation.check()
         images = Files(generation.files)

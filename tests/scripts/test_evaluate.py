@@ -185,6 +185,9 @@ def test_the_clip_score_is_that_of_the_model(folder):
     "words, expected",
     [
         ("no/w/here --prompts prompts.txt --reference real --feature_extractor embedded", ["no/w/here", "folder"]),
+        ("no/w/here --prompts prompts.txt --reference nowhere", ["no/w/here"]),  # before what takes long
+        ("student --guidance_scale 2 --prompts prompts.txt --reference nowhere", ["--guidance_scale"]),
+        ("teacher --base_model teacher --prompts prompts.txt --reference nowhere", ["--base_model"]),
         ("student --reference real", ["--prompts"]),
         ("student --prompts nowhere.txt --reference real", ["--prompts nowhere.txt"]),
         ("student --prompts prompts.txt --num_images 6 --reference real", ["--num_images 6", "5 prompts"]),
