@@ -158,8 +158,10 @@ def _report(folder, args, results, images, prompts):
     text = json.dumps(record, indent=2, default=str) + "\n"
     atomic_write(folder / "results.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     size = min(images[0].size)
-    shown = torch.stack([prepare(images[i], size) for i in range(min(SHOWN, len(images)))]) / 255
-    sheet = contact_sheet({Path(args.model).name: shown}, prompts[: len(shown)])
+    count = min(SHOWN, len(images))
+    spread = [i * len(images) // count for i in range(count)]
+    shown = torch.stack([prepare(images[i], size) for i in spread]) / 255
+    sheet = contact_sheet({Path(args.model).name: shown}, [prompts[i] for i in spread] if prompts else ())
     atomic_write(folder / "samples.png", lambda temporary: sheet.save(temporary, format="png"))
     print(f"\n{folder / 'results.json'} and {folder / 'samples.png'} are written.")
 
