@@ -6,7 +6,8 @@
         --config train_scripts/presets/demo.yaml
 
 Everything behind `--` goes to train_disback_sd.py (or another --script). Prints a row a measurement and writes JSON:
-for each seed the updates, seconds (of both stages, without the measuring), FD and top-10 retrieval.
+for each seed the updates, seconds (of both stages, without the measuring), FD and top-10 retrieval. With --baseline
+each seed is trained with --no_backtracking as well, and both are compared in a table and a picture (speed_up.py).
 """
 
 import argparse
@@ -20,6 +21,7 @@ from statistics import median
 
 import diffusers
 import torch
+from speed_up import draw, table
 
 from disback_diffusers.evaluation.curves import add_seconds, read_log
 
@@ -43,6 +45,24 @@ def run(script, words, seed, every, folder):
     return rows
 
 
+def as_curves(runs):
+    return [
+        {
+            axis: [row[key] for row in rows]
+            for axis, key in (("updates", "step"), ("seconds", "seconds"), ("distance", "fd"))
+        }
+        for rows in runs.values()
+    ]
+
+
+def compare(record, title, output):
+    """Table and picture of DisBack and its baseline."""
+    runs = {"disback": as_curves(record["seeds"]), "no_backtracking": as_curves(record["baseline"])}
+    print(*table(runs, "no_backtracking"), sep="\n")
+    if output:
+        draw(runs, title, "Fréchet distance").savefig(output.with_suffix(".png"), dpi=110)
+
+
 def main():
     own, words = sys.argv[1:], []
     if "--" in own:
@@ -52,6 +72,8 @@ def main():
     parser.add_argument("--script", default="train_disback_sd.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--every", type=int, default=100)
+    parser.add_argument("--baseline", action="store_true", help="Train each seed with --no_backtracking as well.")
+    parser.add_argument("--title", default="Embedded teacher", help="Of the picture.")
     parser.add_argument("--keep", type=Path, help="Folder for the runs, each in a folder by its seed.")
     args = parser.parse_args(own)
     record = {
@@ -64,8 +86,14 @@ def main():
         for seed in args.seeds:
             folder = Path(args.keep or temporary) / f"seed-{seed}"
             record["seeds"][seed] = run(args.script, words, seed, args.every, folder)
+            if args.baseline:
+                folder = folder.with_name(f"baseline-{seed}")
+                base = run(args.script, [*words, "--no_backtracking"], seed, args.every, folder)
+                record.setdefault("baseline", {})[seed] = base
             if args.output:
                 args.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if args.baseline:
+        compare(record, args.title, args.output)
     last = [rows[-1] for rows in record["seeds"].values()]
     for name in ("fd", "retrieval"):
         values = [row[name] for row in last]

@@ -12,14 +12,15 @@ import json
 from pathlib import Path
 
 import torch
+from gaussians import Mixture, train_teacher
 from matplotlib.figure import Figure
-from mixture import BATCH, EVERY, VARIANTS, Mixture, distill, train_teacher
+from mixture import BATCH, EVERY, VARIANTS, Distillation
 
 from disback_diffusers import NoiseSchedule, mismatch_degree
 
 
 SHOWN = ("disback", "no_backtracking")
-MOMENTS = (0, 100, 200, 400, 800, 1600)
+MOMENTS = (0, 200, 400, 600, 800, 1200, 2400)
 GRID, LEVEL = 6.0, 1.0  # of Fig. 9: half its side, and the noise level of both scores
 SCHEDULE = NoiseSchedule.edm(0.05, 20.0)
 
@@ -31,14 +32,14 @@ class Watch:
         self.teacher, self.samples, self.mismatch, self.fake = teacher, {}, [], {}
         self.z = torch.randn(1, 2000, 2, generator=torch.Generator().manual_seed(3))
 
-    def __call__(self, step, student, fake):
+    def __call__(self, step, distillation):
         with torch.no_grad():
-            points = student(self.z)
+            points = distillation.average(self.z)
             self.mismatch.append(mismatch(self.teacher, points))
             if step in MOMENTS:
                 self.samples[step] = points[0]
             if step == MOMENTS[1]:
-                self.fake = score(fake, grid())
+                self.fake = score(distillation.fake, grid(points))
 
 
 def score(net, x, level=LEVEL):
@@ -47,9 +48,10 @@ def score(net, x, level=LEVEL):
         return (net(x, torch.full((1, x.shape[1], 1), level)) - x) / level**2
 
 
-def grid():
+def grid(points):
+    """Points (1, n, 2) around these (1, m, 2)."""
     line = torch.linspace(-GRID, GRID, 21)
-    return torch.cartesian_prod(line, line)[None]
+    return torch.cartesian_prod(line, line)[None] + points.mean(1, keepdim=True)
 
 
 def mismatch(teacher, points):
@@ -61,21 +63,26 @@ def mismatch(teacher, points):
     return mismatch_degree(estimate, x_t, sigma, points[0], SCHEDULE).mean().item()
 
 
-def draw_students(watches, data):
+def draw_students(watches, data, offset):
     figure = Figure(figsize=(2.6 * len(MOMENTS), 5.6), layout="constrained")
     for axes_row, (name, watch) in zip(figure.subplots(len(watches), len(MOMENTS)), watches.items()):
         for axes, moment in zip(axes_row, MOMENTS):
             axes.scatter(*data.T, s=1, alpha=0.3, color="C7")
             axes.scatter(*watch.samples[moment].T, s=1, alpha=0.5, color="C0")
-            axes.set(xlim=(-6, 10), ylim=(-7, 7), xticks=[], yticks=[], title=f"{name}, {moment}")
+            axes.set(xlim=(-6, 6 + offset), ylim=(-7, 7), xticks=[], yticks=[], title=f"{name}, {moment}")
     return figure
 
 
 def draw_scores(teacher, watch, data):
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    points = grid()
-    shown = (("teacher", score(teacher, points), data), ("fake score", watch.fake, watch.samples[MOMENTS[1]]))
-    for axes, (name, arrows, cloud) in zip(figure.subplots(1, 2), shown):
+    figure = Figure(figsize=(14, 5), layout="constrained")
+    far = watch.samples[MOMENTS[1]]
+    around = grid(far[None])
+    shown = (
+        ("teacher on the data", score(teacher, grid(data)), data[0], grid(data)),
+        ("teacher on the student", score(teacher, around), far, around),
+        ("fake score on the student", watch.fake, far, around),
+    )
+    for axes, (name, arrows, cloud, points) in zip(figure.subplots(1, 3), shown):
         axes.scatter(*cloud.T, s=1, alpha=0.3, color="C1")
         axes.quiver(*points[0].T, *arrows[0].T, color="C0", angles="xy")
         axes.set(title=f"{name}, noise level {LEVEL:g}", aspect="equal")
@@ -96,19 +103,19 @@ def draw_mismatch(watches, lower):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("."))
-    parser.add_argument("--offset", type=float, default=8.0)
+    parser.add_argument("--offset", type=float, default=20.0)
     args = parser.parse_args()
     mixture = Mixture()
     teacher, data = train_teacher(mixture), mixture.sample((1, 2000), torch.Generator().manual_seed(5))
     watches = {}
     for name in SHOWN:
         watches[name] = Watch(teacher)
-        distill(mixture, teacher, VARIANTS[name], args.offset, 1, MOMENTS[-1], watches[name])
+        Distillation(mixture, teacher, VARIANTS[name], args.offset, 1).run(MOMENTS[-1], watches[name])
         print(f"{name}: mismatch {watches[name].mismatch[0]:.2f} to {watches[name].mismatch[-1]:.2f}", flush=True)
     lower = mismatch(teacher, data)
     figures = {
-        "student": draw_students(watches, data[0]),
-        "scores": draw_scores(teacher, watches[SHOWN[0]], data[0]),
+        "student": draw_students(watches, data[0], args.offset),
+        "scores": draw_scores(teacher, watches[SHOWN[0]], data),
         "mismatch": draw_mismatch(watches, lower),
     }
     for name, figure in figures.items():

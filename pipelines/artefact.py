@@ -21,12 +21,11 @@ from huggingface_hub.repocard import metadata_load
 from disback_diffusers.errors import RunError, UsageError, one_line
 from disback_diffusers.hub import CARD_NAME, CONFIG_NAME, LORA_NAME, read_artefact_config
 from disback_diffusers.models.embedded import resolve
+from disback_diffusers.models.student_unet import UNET_INTERFACE
 
 
 INDEX_NAME = "model_index.json"
 UNET_CONFIGS = ("unet/config.json", "config.json")
-# What must be equal in two UNets for one to take the place of the other in a pipeline.
-UNET_INTERFACE = ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type")
 
 ADAPTER = "disback"
 HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")

@@ -9,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
-from tiny_models import save_sd, save_sdxl
+from tiny_models import build_small_unet, save_sd, save_sdxl
 
 
 torch.set_num_threads(1)  # tiny models are slower with more
@@ -25,3 +25,11 @@ def sd_folder(tmp_path_factory):
 def sdxl_folder(tmp_path_factory):
     """A saved tiny SDXL pipeline; read only."""
     return save_sdxl(tmp_path_factory.mktemp("teachers") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def small_unet(tmp_path_factory):
+    """A saved UNet of half the width that fits the tiny Stable Diffusion; read only."""
+    folder = tmp_path_factory.mktemp("unets") / "small"
+    build_small_unet().save_pretrained(folder)
+    return folder

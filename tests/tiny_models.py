@@ -102,6 +102,14 @@ def build_sd_unet(seed=0) -> UNet2DConditionModel:
         ).eval()
 
 
+def build_small_unet(seed=1) -> UNet2DConditionModel:
+    """In the place of `build_sd_unet`: half as wide, and made for images of another size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = {**build_sd_unet().config, "block_out_channels": (4, 8), "sample_size": 8}
+        return UNet2DConditionModel.from_config(config)
+
+
 def build_sdxl_unet(seed=0) -> UNet2DConditionModel:
     """encoder_hidden_states here are (n, 77, 64); `added_cond_kwargs` are text_embeds (n, 32) and time_ids (n, 6)."""
     with torch.random.fork_rng(devices=[]):

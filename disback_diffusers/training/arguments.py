@@ -61,6 +61,9 @@ class DistillationArguments:
 
     # Roles
     student: Literal["lora", "full"] = flag("lora", "A LoRA on the teacher's UNet, or a whole UNet of its own.")
+    student_unet: str | None = flag(
+        None, "A full student starts as this UNet (folder or Hub id), such as a smaller one, not as the teacher's."
+    )
     lcm_lora: str | None = flag(
         None, "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style."
     )
@@ -84,7 +87,8 @@ class DistillationArguments:
     max_train_steps: int = flag(10_000, "Updates of stage 2, all nodes together.")
     steps_per_node: int = flag(100, "Updates at each node but the last (the teacher), which gets what is left.")
     node_switching: Literal["fixed", "adaptive"] = flag(
-        "fixed", "Leave a node after steps_per_node, or earlier when the fake-target gap has stopped falling."
+        "adaptive",
+        "fixed walks the path always; adaptive only where the teacher's score is far from the untrained student's.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
@@ -213,6 +217,8 @@ class DistillationArguments:
     def _validate_rest(self):
         if self.lcm_lora and self.student == "full":
             raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
+        if self.student_unet and self.student != "full":
+            raise UsageError("--student_unet needs --student full: a LoRA student runs on the teacher's own UNet.")
         if self.log_fd_every and not self.fd_reference:
             raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
         if self.proportion_later_steps and not self.lcm_lora:

@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Stage 2, distribution backtracking (Alg. 2): the student follows the path back, node by node, to the teacher."""
 
+import logging
 from functools import cached_property
 
 import torch
@@ -11,7 +12,10 @@ from ..errors import UsageError
 from ..files import atomic_write
 from ..models.lcm_lora import later_timesteps
 from .stage import Stage
-from .switching import NodeSwitch
+from .switching import TRUSTED_DISTANCE, NodeWalk, targets
+
+
+logger = logging.getLogger(__name__)
 
 
 class DistributionBacktracking(Stage):
@@ -28,10 +32,10 @@ class DistributionBacktracking(Stage):
         args = context.args
         super().__init__(context, args.max_train_steps)
         self.path = path
-        self.node_number = len(path) - 2 if path else 0
         first, config = args.conditioning_timestep, context.teacher.scheduler_config
         self.later = later_timesteps(config, first) if args.proportion_later_steps else []
-        self.switch = NodeSwitch(args.steps_per_node, adaptive=args.node_switching == "adaptive")
+        distances = path.distances() if path and args.node_switching == "adaptive" else None
+        self.walk = NodeWalk(targets(len(path) if path else 1, distances), args.steps_per_node)
         parameters, rate = self.student.parameters(), args.learning_rate
         self.student_learner = self.make_learner("student", parameters, rate, self.total_steps)
         parameters, rate = self.roles.parameters(self.fake), args.fake_score_learning_rate
@@ -40,14 +44,21 @@ class DistributionBacktracking(Stage):
 
     @property
     def node(self):
-        return self.node_number
+        return self.walk.node
 
     def start(self):
+        if self.context.is_main and self.args.node_switching == "adaptive" and self.path:
+            far = len(self.walk.numbers) > 1
+            logger.info(
+                f"The teacher's noise prediction is {self.path.distances()[0]:.2f} away from that of the untrained "
+                f"student's own score: {'the path is walked' if far else 'no path is needed'} "
+                f"(--node_switching adaptive, {TRUSTED_DISTANCE:g})."
+            )
         self._load_target()
 
     def _load_target(self):
-        if self.node_number > 0:
-            self.path.load_into(self.roles, self.node_number, role=self.target)
+        if self.node > 0:
+            self.path.load_into(self.roles, self.node, role=self.target)
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -79,7 +90,7 @@ class DistributionBacktracking(Stage):
         self.fake_learner.backward(fake_loss / self.parts)  # at once, so that its graph is gone before the target runs
 
         x0_fake = self.guided_x0(self.fake, x_t, batch, self.args.fake_guidance_scale, fake_output.detach())
-        x0_target = self.guided_x0(self.target if self.node_number else None, x_t, batch, self.args.guidance_scale)
+        x0_target = self.guided_x0(self.target if self.node else None, x_t, batch, self.args.guidance_scale)
         alpha, sigma = self.schedule.alpha_sigma(batch.t, samples)
         gradient = distribution_matching_gradient(
             samples, x0_fake, x0_target, self.args.gradient_weighting, alpha=alpha, sigma=sigma
@@ -137,8 +148,7 @@ class DistributionBacktracking(Stage):
     # -----------------------------------------------------------------------------------------------------------------
 
     def after_step(self, step, metrics):
-        if self.node_number > 0 and self.switch.leave(metrics["gap"]):
-            self.node_number -= 1
+        if self.walk.advance():
             self._load_target()
 
     def save(self, folder):
@@ -173,9 +183,8 @@ class DistributionBacktracking(Stage):
 
     def state(self):
         ema_step = self.student.ema.optimization_step
-        return {"node": self.node_number, "switch": self.switch.state_dict(), "ema_step": ema_step}
+        return {"position": self.walk.position, "node_step": self.walk.node_step, "ema_step": ema_step}
 
     def load_state(self, state):
-        self.node_number = state["node"]
-        self.switch.load_state_dict(state["switch"])
+        self.walk.position, self.walk.node_step = state["position"], state["node_step"]
         self.student.ema.optimization_step = state["ema_step"]

@@ -16,7 +16,7 @@ PROBE_STEPS = 20
 class DegradationRecording(Stage):
     """Trains the role "target" by Eq. 7 with the student frozen, and adds a node to `path` at each of `node_steps`.
 
-    Each node keeps the denoising loss on fixed samples of the untrained student and of the teacher (unguided DDIM).
+    Each node keeps its error on fixed samples of the untrained student and of the teacher (unguided DDIM).
     """
 
     name = "degradation"
@@ -71,7 +71,7 @@ class DegradationRecording(Stage):
 
     @torch.no_grad()
     def probe(self, role):
-        """Denoising loss (Eq. 7) of a role, or None for the teacher, on both fixed sets of samples."""
+        """Mean squared error of the noise that a role (None: the teacher) predicts, on both fixed sets of samples."""
         if self._probes is None:
             self._probes = self._make_probes()
         conditioning, epsilon, times, samples = self._probes
@@ -81,7 +81,8 @@ class DegradationRecording(Stage):
             for k in range(PROBE_TIMES):
                 x_t = self.schedule.add_noise(x0, epsilon, times[k])
                 output = self.forward(role, x_t, times[k], conditioning)
-                values.append(denoising_loss(output, x0, epsilon, times[k], self.schedule))
+                predicted = self.schedule.to_epsilon(output, x_t, times[k])
+                values.append((predicted - epsilon).square().mean())
             losses[f"{name}_loss"] = torch.stack(values).mean().item()
         return losses
 

@@ -33,6 +33,7 @@ OUT_OF_MEMORY = (
 RECORDED = """
     seed conditioning_timestep degradation_steps node_spacing degradation_learning_rate lora_rank lora_alpha
     lora_target_modules train_batch_size gradient_accumulation_steps proportion_empty_prompts resolution lcm_lora
+    student_unet
 """.split()
 
 

@@ -18,8 +18,8 @@ FORMAT = 1
 class Node:
     """One point of the path. Node 0 is the teacher itself: it has no file.
 
-    `student_loss` and `teacher_loss` are the denoising loss (Eq. 7) on fixed samples of the untrained student and of
-    the teacher: along the path the first falls and the second rises.
+    `student_loss` and `teacher_loss` are the mean squared error of the predicted noise on fixed samples of the
+    untrained student and of the teacher: along the path the first falls and the second rises.
     """
 
     step: int
@@ -93,6 +93,24 @@ class DegradationPath:
         if _sha256(file) != node.sha256:
             raise UsageError(f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs.")
 
+    def distances(self):
+        """How far the nodes are from the untrained student (`list[float]`, one a node): the root mean square by which
+        a node's prediction of the noise differs from the last node's, on the student's samples.
+
+        The unit is the standard deviation of the noise: a teacher at more than 1 errs by more than if it said nothing.
+
+        Raises:
+            UsageError: the nodes were recorded without their `student_loss`.
+        """
+        losses = [node.student_loss for node in self.nodes]
+        if None in losses:
+            raise UsageError(
+                f"{self.folder / MANIFEST} lacks student_loss, by which --node_switching adaptive selects nodes: use "
+                "fixed, or record the path anew."
+            )
+        # The last node has the student's own score, so what it still errs by lies in the noise: Pythagoras.
+        return [max(0.0, loss - losses[-1]) ** 0.5 for loss in losses]
+
     def load_into(self, roles, i, role="target"):
         """Put node i into an adapter slot, strictly; node 0 makes the slot the teacher again.
 
@@ -146,7 +164,7 @@ class DegradationPath:
         axes.set_xticks(steps, steps)
         axes.minorticks_off()
         axes.set_xlabel("updates of stage 1 (nodes marked; 0 is the teacher)")
-        axes.set_ylabel("denoising loss (Eq. 7)")
+        axes.set_ylabel("squared error of the predicted noise")
         axes.set_title("Degradation path")
         axes.legend()
         atomic_write(self.folder / "path.png", lambda temporary: figure.savefig(temporary, format="png", dpi=120))

@@ -5,6 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..models.lcm_lora import LcmLora
+from ..models.student_unet import StudentUNet
 from .activations import saved_bytes
 from .setup import DTYPES, make_roles
 
@@ -23,16 +24,17 @@ def plan(args, teacher, n_prompts, accelerator):
     dtype = DTYPES[accelerator.mixed_precision]
     unet, roles = meta_roles(args, teacher, dtype)
     lora = sum(parameter.numel() for parameter in roles.parameters("fake"))
-    base = sum(parameter.numel() for parameter in unet.parameters()) - lora * len(roles.names)
+    base = count_parameters(unet) - lora * len(roles.names)
+    own = count_parameters(meta_student(args, teacher)) if args.student == "full" else 0
     buckets = teacher.buckets(args.resolution)
     rows = [
         ("teacher", f"{teacher.name}: {base / 1e6:,.1f} M parameters, {teacher.schedule.prediction_type}"),
         ("adapters", f"{', '.join(roles.names)}: rank {args.lora_rank}, {lora / 1e6:,.1f} M parameters each"),
-        ("student", f"{args.student}, timestep {args.conditioning_timestep}"),
+        ("student", f"{_student_kind(args, own)}, timestep {args.conditioning_timestep}"),
         ("latents", ", ".join("x".join(map(str, bucket.latent_shape)) for bucket in buckets)),
         *_work(args, n_prompts, lora, accelerator.num_processes),
     ]
-    memory = weights(args, base, lora, len(roles.names), dtype)
+    memory = weights(args, base, lora, own, len(roles.names), dtype)
     if args.cache_text_embeddings == "off":
         memory["text encoders"] = teacher.count_text_parameters() * dtype.itemsize
     memory.update(activations(args, teacher, unet, roles, dtype))
@@ -56,6 +58,21 @@ def _work(args, n_prompts, lora, processes):
     return rows
 
 
+def _student_kind(args, own):
+    return f"full, {args.student_unet}: {own / 1e6:,.1f} M parameters" if args.student_unet else args.student
+
+
+def count_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def meta_student(args, teacher):
+    """The UNet of a full student on the meta device."""
+    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config)
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(other.config if other else teacher.unet_config)
+
+
 def meta_roles(args, teacher, dtype):
     """The teacher's UNet and its `Roles` on the meta device, all in the precision of their computations."""
     lcm_lora = LcmLora(args.lcm_lora, teacher.unet_config) if args.lcm_lora else None
@@ -70,14 +87,17 @@ def _cast(unet, dtype):
     return unet
 
 
-def weights(args, base, lora, adapters, dtype):
-    """Bytes of weights and of what training keeps for each of them; parameters given by number."""
-    trained = (base if args.student == "full" else lora) + lora
+def weights(args, base, lora, own, adapters, dtype):
+    """Bytes of weights and of what training keeps for each of them.
+
+    Parameters are given by number: of the base, of an adapter, and of a full student's own UNet (else 0).
+    """
+    trained = (own or lora) + lora
     return {
         "base, frozen": base * dtype.itemsize,
         "adapters": adapters * lora * 4,
-        "student UNet": base * 4 if args.student == "full" else 0,
-        "its copy in lower precision": base * dtype.itemsize if args.student == "full" and dtype.itemsize < 4 else 0,
+        "student UNet": own * 4,
+        "its copy in lower precision": own * dtype.itemsize if dtype.itemsize < 4 else 0,
         "moving average": (trained - lora) * 4,
         "gradients": trained * 4,
         "optimizers": trained * (2 if args.use_8bit_adam else 8),  # Adam's two moments
@@ -95,8 +115,7 @@ def activations(args, teacher, unet, roles, dtype):
         fake, fake_block = saved_bytes(unet, inputs, args.gradient_checkpointing)
     student, student_block = fake, fake_block
     if args.student == "full":
-        with torch.device("meta"):
-            own = _cast(UNet2DConditionModel.from_config(teacher.unet_config), dtype)
+        own = _cast(meta_student(args, teacher), dtype)
         student, student_block = saved_bytes(own, inputs, args.gradient_checkpointing)
     return {"activations": student + fake + max(student_block, fake_block)}
 

@@ -15,6 +15,7 @@ from ..models.embedded import resolve
 from ..models.lcm_lora import LcmLora
 from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles, present_targets
 from ..models.student import Student
+from ..models.student_unet import StudentUNet
 from .batches import BatchSource
 from .distance import load_instruments
 from .learner import optimizer_class
@@ -35,6 +36,8 @@ def prepare(args, teacher_class):
     teacher.buckets(args.resolution)
     if args.lcm_lora:
         LcmLora(args.lcm_lora, teacher.unet_config)
+    if args.student_unet:
+        StudentUNet(args.student_unet, teacher.unet_config)
     if not args.dry_run:  # which may plan for another machine
         optimizer_class(args.use_8bit_adam)
         _check_xformers(args)
@@ -114,6 +117,11 @@ def _check_path(args):
             f"--degradation_path {args.degradation_path} leads to another student: one of the two starts as an "
             "--lcm_lora. Record a path."
         )
+    if path.settings.get("student_unet") != args.student_unet:
+        raise UsageError(
+            f"--degradation_path {args.degradation_path} leads to another student: its --student_unet was "
+            f"{path.settings.get('student_unet')}, here it is {args.student_unet}. Record a path."
+        )
     stretch = (len(path) - 2) * args.steps_per_node
     if stretch >= args.max_train_steps:
         raise UsageError(
@@ -148,7 +156,7 @@ def build(args, teacher, prompts, accelerator, folder):
         bank.encode = None  # the text encoder's memory is free again
 
     unet.to(device)
-    student_unet = teacher.load_unet().to(device).requires_grad_(True) if args.student == "full" else None
+    student_unet = _student_unet(args, teacher).to(device) if args.student == "full" else None
     _speed(args, [unet, student_unet] if student_unet else [unet])
     timestep, boundary = args.conditioning_timestep, lcm_lora is not None
     student = Student(roles, teacher.schedule, timestep, student_unet, args.ema_decay, boundary)
@@ -166,6 +174,11 @@ def build(args, teacher, prompts, accelerator, folder):
     )
     context = Context(args, accelerator, teacher, roles, student, batches, lcm_lora)
     return context, Validator(context, shown, shown_conditioning, folder.folder / "samples")
+
+
+def _student_unet(args, teacher):
+    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config)
+    return (other.load() if other else teacher.load_unet()).eval().requires_grad_(True)
 
 
 def _prompt_bank(args, teacher, prompts, accelerator, folder):

@@ -1,41 +1,47 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""When to leave a node of the path for the next ("when near convergence", Sec. 4.3)."""
+"""Which nodes of the path are targets, and when one is left for the next."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+
+# In standard deviations of the noise: a score that errs by more tells less than nothing (benchmarks/RESULTS.md).
+TRUSTED_DISTANCE = 1.0
 
 
 @dataclass
-class NodeSwitch:
-    """Counts the updates at a node and says when to leave it.
+class NodeWalk:
+    """The targets in their order, ending in 0, the teacher. Each but the last lasts `steps_per_node` updates."""
 
-    `fixed` stays for `steps_per_node` updates. `adaptive` leaves earlier, when the fake-target gap, smoothed over
-    `WINDOW` updates, has not fallen by `MARGIN` for `WINDOW` updates.
-    """
-
+    numbers: list[int]
     steps_per_node: int
-    adaptive: bool = False
+    position: int = 0
     node_step: int = 0
-    gap: float | None = None
-    lowest: float | None = None
-    lowest_at: int = 0
 
-    WINDOW = 20
-    MARGIN = 0.02
+    @property
+    def node(self):
+        """Number of the target now."""
+        return self.numbers[self.position]
 
-    def leave(self, gap):
-        """Takes in the gap of one more update; True when the node is done (and counting starts anew)."""
+    def advance(self):
+        """Counts one more update; True where it was the last at its node, so that the target is another now."""
         self.node_step += 1
-        self.gap = gap if self.gap is None else self.gap + (gap - self.gap) / min(self.node_step, self.WINDOW)
-        if self.lowest is None or self.gap < self.lowest * (1 - self.MARGIN):
-            self.lowest, self.lowest_at = self.gap, self.node_step
-        stalled = self.adaptive and self.node_step - self.lowest_at >= self.WINDOW
-        if self.node_step >= self.steps_per_node or stalled:
-            self.node_step, self.gap, self.lowest, self.lowest_at = 0, None, None, 0
-            return True
-        return False
+        if self.node == 0 or self.node_step < self.steps_per_node:
+            return False
+        self.position, self.node_step = self.position + 1, 0
+        return True
 
-    def state_dict(self):
-        return asdict(self)
 
-    def load_state_dict(self, state):
-        vars(self).update(state)
+def targets(n, distances=None):
+    """Numbers of the targets of stage 2, from the student's end of the path to the teacher, 0 (`list[int]`).
+
+    The last node is where the fake score starts, and no target: the first is the one before (Alg. 2). Given the
+    nodes' `distances` from the untrained student, the teacher is the only target where it is within
+    `TRUSTED_DISTANCE`: a path then only delays (benchmarks/RESULTS.md).
+
+    Args:
+        n (`int`): nodes of the path, the teacher among them; 1 without a path.
+        distances (`list[float]`, *optional*): of `DegradationPath.distances`.
+    """
+    if distances and distances[0] <= TRUSTED_DISTANCE:
+        return [0]
+    return [*range(n - 2, 0, -1), 0]

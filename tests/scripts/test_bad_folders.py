@@ -103,6 +103,11 @@ def test_a_path_of_an_lcm_lora(fails, finished):
     fails("--degradation_path finished", "--degradation_path finished", "--lcm_lora")
 
 
+def test_a_path_of_another_student_unet(fails, finished, small_unet):
+    flags = f"--student full --student_unet {small_unet} --degradation_path finished"
+    fails(flags, "--degradation_path finished", "--student_unet was None")
+
+
 def test_a_folder_with_something_else_is_left_alone(fails, files, finished):
     (files / "file").write_text("precious")
     before = hashes(files)

@@ -1,7 +1,9 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Whatever is wrong with what the user gives: one line with its name and remedy, an exit code, and nothing lost."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +50,10 @@ def halve(file):
         ("--pretrained_vae_model_name_or_path ./nowhere", "--pretrained_vae_model_name_or_path ./nowhere"),
         ("--log_fd_every 2", "--fd_reference"),
         ("--proportion_later_steps 0.5", "--proportion_later_steps"),
+        ("--student_unet teacher", "--student full"),
+        ("--student full --student_unet nowhere/at/all", "--student_unet nowhere/at/all"),
+        ("--student full --student_unet prompts.txt", "--student_unet prompts.txt"),
+        ("--student full --student_unet teacher/vae", "AutoencoderKL"),
         ("--log_fd_every 2 --fd_reference nowhere.safetensors", "--fd_reference nowhere.safetensors"),
         ("--log_fd_every 2 --fd_reference prompts.txt", "--fd_reference prompts.txt"),
         ("--report_to wandb", "--report_to wandb"),
@@ -221,3 +227,30 @@ def test_a_parquet_file_without_that_column(fails, files):
     Dataset.from_dict({"caption": ["a"], "n": [1]}).to_parquet(files / "p.parquet")
     fails("--prompt_dataset p.parquet", "'text'", "caption", "--caption_column")
     fails("--prompt_dataset p.parquet --caption_column n", "'n' is no text", "--caption_column")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Another UNet for the student
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ({"cross_attention_dim": 64}, "cross_attention_dim 64, the teacher's UNet 32"),
+        ({"in_channels": 9}, "in_channels 9, the teacher's UNet 4"),
+        ({"addition_embed_type": "text"}, "addition_embed_type text, the teacher's UNet None"),
+        ({"block_out_channels": [4]}, "config"),
+    ],
+)
+def test_a_student_unet_that_does_not_fit(fails, small_unet, files, values, expected):
+    config = {**json.loads((small_unet / "config.json").read_text()), **values}
+    (files / "other").mkdir()
+    (files / "other" / "config.json").write_text(json.dumps(config))
+    fails("--student full --student_unet ./other", "--student_unet ./other", expected)
+
+
+@pytest.mark.parametrize("damage", [halve, Path.unlink])
+def test_a_student_unet_without_its_weights(fails, small_unet, files, damage):
+    shutil.copytree(small_unet, files / "other")
+    damage(files / "other" / "diffusion_pytorch_model.safetensors")
+    fails("--student full --student_unet ./other", "--student_unet ./other", early=False)

@@ -1,13 +1,15 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What a run shows while it goes on (bar, log, pictures, trackers), and what it leaves."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from script_runs import log, quick_words, start
+from script_runs import Trap, log, quick_words, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import save_sd
 from tiny_students import noise
@@ -82,6 +84,20 @@ def check_artefact(teacher, kind):
 def test_the_artefact(files, sd_folder, kind):
     finish("--student", kind)
     check_artefact(sd_folder, kind)
+
+
+def test_the_artefact_of_a_smaller_student(files, sd_folder, small_unet):
+    """It starts as the weights given, and goes on from its own when resumed; its images have the teacher's size."""
+    flags = f"--student full --student_unet {small_unet} --resume_from_checkpoint latest".split()
+    stopped = start(quick_words(*flags), Trap("open", "log.jsonl a", 9))
+    assert stopped.wait() == -signal.SIGKILL
+    before = load_file(small_unet / "diffusion_pytorch_model.safetensors")
+    finish(*flags)
+    after = load_file("out/unet/diffusion_pytorch_model.safetensors")
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=0.02, rtol=0)  # 8 updates at 1e-3
+    check_artefact(sd_folder, "full")
 
 
 OTHER_TEACHERS = {

@@ -54,6 +54,20 @@ def test_targets_are_the_nodes_from_last_but_one_to_the_teacher(walk):
     assert same(nodes[1], snapshot(context.roles, "target"))  # a node is never trained
 
 
+@pytest.mark.parametrize("error, expected", [(0.9**2, [0] * 8), (1.1**2, [2, 2, 1, 1, 0, 0, 0, 0])])
+def test_adaptive_walks_where_the_teacher_errs_by_more_than_the_noise(walk, error, expected, caplog):
+    context, path, _ = walk(node_switching="adaptive")
+    path.nodes[0].student_loss = path.nodes[-1].student_loss + error
+    stage, nodes = DistributionBacktracking(context, path), []
+    with caplog.at_level("INFO"):
+        stage.start()
+    assert f"{error**0.5:.2f} away" in caplog.text
+    for step in range(1, 9):
+        nodes.append(stage.node)
+        steps(stage, 1)
+    assert nodes == expected
+
+
 def test_one_iteration_is_six_forwards_of_work(walk):
     """Student 1, fake 1 for both losses, guided target 2 in one batch, guided fake 1 more; backwards come on top."""
     context, path, stage = walk(guidance_scale=2.0, fake_guidance_scale=1.5)

@@ -47,20 +47,22 @@ def test_what_two_layers_keep_counts_once():
         assert saved_bytes(Fork(), {"x": torch.zeros(5, 8)}) == (5 * 8 * 4, 0)
 
 
-@pytest.mark.parametrize("student", ["lora", "full"])
-def test_parameters_and_weights_are_those_of_a_run(make_context, student):
-    context = make_context(student=student)
+@pytest.mark.parametrize("student", ["lora", "full", "small"])
+def test_parameters_and_weights_are_those_of_a_run(make_context, small_unet, student):
+    settings = {"student": "full", "student_unet": str(small_unet)} if student == "small" else {"student": student}
+    context = make_context(**settings)
     rows = dict(plan(context.args, context.teacher, 5, context.accelerator))
     lora = sum(p.numel() for p in context.roles.parameters("fake"))
+    own = 0 if student == "lora" else sum(p.numel() for p in context.student.parameters())
     base = sum(p.numel() for p in context.teacher.load_unet().parameters())
     assert f"{base / 1e6:,.1f} M" in rows["teacher"] and f"{lora / 1e6:,.1f} M" in rows["adapters"]
-    sizes = weights(context.args, base, lora, len(context.roles.names), torch.float32)
+    sizes = weights(context.args, base, lora, own, len(context.roles.names), torch.float32)
     assert sizes["base, frozen"] + sizes["adapters"] == 4 * sum(p.numel() for p in context.roles.unet.parameters())
     assert sizes["moving average"] == 4 * sum(p.numel() for p in context.student.ema.shadow_params)
     trained = sum(p.numel() for p in context.student.parameters()) + lora
     assert sizes["gradients"] == 4 * trained and sizes["optimizers"] == 8 * trained
-    half = weights(context.args, base, lora, len(context.roles.names), torch.bfloat16)
-    assert half["its copy in lower precision"] == (2 * base if student == "full" else 0)  # as autocast makes
+    half = weights(context.args, base, lora, own, len(context.roles.names), torch.bfloat16)
+    assert half["its copy in lower precision"] == 2 * own  # as autocast makes
 
 
 def test_text_encoders_count_where_they_stay(sd_folder, sdxl_folder, tmp_path):

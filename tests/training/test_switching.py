@@ -1,38 +1,49 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-import random
+from dataclasses import asdict
+from pathlib import Path
 
-from disback_diffusers.training.switching import NodeSwitch
+import pytest
 
-
-def steps_until_left(switch, gaps):
-    return next((i for i, gap in enumerate(gaps, 1) if switch.leave(gap)), None)
-
-
-def test_fixed_leaves_after_its_number_each_time():
-    switch = NodeSwitch(5)
-    assert [switch.leave(1.0) for _ in range(10)] == [False] * 4 + [True] + [False] * 4 + [True]
+from disback_diffusers.errors import UsageError
+from disback_diffusers.training.path import DegradationPath, Node
+from disback_diffusers.training.switching import NodeWalk, targets
 
 
-def test_adaptive_stays_while_the_gap_falls_and_leaves_when_it_has_stopped():
-    noise = random.Random(0)
-    falling = [1 / (1 + 0.05 * i) + noise.gauss(0, 0.02) for i in range(100)]
-    flat = [falling[-1] + noise.gauss(0, 0.02) for _ in range(200)]
-    left = steps_until_left(NodeSwitch(1000, adaptive=True), falling + flat)
-    assert 100 < left < 200
-    assert steps_until_left(NodeSwitch(30, adaptive=True), falling + flat) == 30  # the fixed number is the upper bound
-    assert steps_until_left(NodeSwitch(1000), falling + flat) is None
+def make_path(*student_losses):
+    return DegradationPath(Path("p"), "base", nodes=[Node(i, student_loss=s) for i, s in enumerate(student_losses)])
 
 
-def test_one_lucky_gap_does_not_count_as_the_lowest():
-    falling = [1 - 0.005 * i for i in range(150)]
-    falling[60] = 0.1
-    assert steps_until_left(NodeSwitch(1000, adaptive=True), falling) is None
+def test_each_node_lasts_its_number_and_the_teacher_for_ever():
+    walk, nodes = NodeWalk([2, 1, 0], 3), []
+    for _ in range(12):
+        nodes.append(walk.node)
+        before = walk.node
+        assert walk.advance() == (walk.node != before)
+    assert nodes == [2] * 3 + [1] * 3 + [0] * 6
 
 
-def test_state_carries_the_decision_over():
-    gaps = [1 / (1 + 0.1 * min(i, 30)) for i in range(200)]
-    whole, first, second = (NodeSwitch(1000, adaptive=True) for _ in range(3))
-    expected = steps_until_left(whole, gaps)
-    assert all(not first.leave(gap) for gap in gaps[:20])
-    second.load_state_dict(first.state_dict())
-    assert steps_until_left(second, gaps[20:]) == expected - 20
+def test_a_walk_goes_on_from_its_state():
+    whole, first = NodeWalk([2, 1, 0], 3), NodeWalk([2, 1, 0], 3)
+    for _ in range(4):
+        whole.advance(), first.advance()
+    second = NodeWalk(**asdict(first))
+    for _ in range(5):
+        whole.advance(), second.advance()
+        assert (whole.node, whole.node_step) == (second.node, second.node_step)
+
+
+def test_distances_are_what_the_error_exceeds_the_last_node_s_by():
+    assert make_path(9.25, 1.25, 0.5, 0.25, 0.25).distances() == [3, 1, 0.5, 0, 0]
+    assert make_path(1.0, 0.2, 0.25).distances()[1] == 0  # a node that happens to be better than the last
+    with pytest.raises(UsageError, match="student_loss.*adaptive"):
+        make_path(1.0, None, 0.5).distances()
+
+
+def test_fixed_takes_all_but_the_last_and_without_a_path_the_teacher_alone():
+    assert targets(5) == [3, 2, 1, 0]
+    assert targets(1) == targets(2) == [0]
+
+
+def test_adaptive_walks_the_path_only_where_the_teacher_cannot_be_trusted():
+    assert targets(5, [1.1, 0.9, 0.5, 0.1, 0.0]) == [3, 2, 1, 0]
+    assert targets(5, [0.9, 0.8, 0.5, 0.1, 0.0]) == [0]
