@@ -24,7 +24,7 @@ def example():
     config = results["student"]
     with tempfile.TemporaryDirectory() as folder:
         card = model_card(
-            folder, config, REPOSITORY, node_steps=config["method"]["node_steps"], metrics=results["rows"]
+            folder, config, REPOSITORY, node_steps=config["method"].get("node_steps", ()), metrics=results["rows"]
         )
         return card.read_text(encoding="utf-8")
 

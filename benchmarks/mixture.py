@@ -34,7 +34,7 @@ class Variant:
     """How the student is taught; the defaults are the package's."""
 
     path: bool = True
-    nodes: tuple = (3, 6, 12, 25, 50, 100, 200)
+    nodes: tuple = (25, 50, 100, 200)
     steps_per_node: int = 100
     adaptive: bool = True
     fake_start: str = "node"
@@ -47,18 +47,18 @@ BASELINE = "no_backtracking"
 VARIANTS = {
     "disback": Variant(),
     BASELINE: Variant(path=False, fake_start="teacher"),
-    "always_a_path": Variant(adaptive=False),
     "no_path_but_node_start": Variant(path=False),
     "path_but_teacher_start": Variant(fake_start="teacher"),
+    "two_nodes": Variant(nodes=(100, 200)),
+    "seven_nodes": Variant(nodes=(3, 6, 12, 25, 50, 100, 200)),
     "uniform_nodes": Variant(nodes=(50, 100, 150, 200)),
-    "two_nodes": Variant(nodes=(14, 200)),
-    "four_nodes": Variant(nodes=(25, 50, 100, 200)),
     "25_steps_a_node": Variant(steps_per_node=25),
     "50_steps_a_node": Variant(steps_per_node=50),
     "200_steps_a_node": Variant(steps_per_node=200),
     "equal_distances": Variant(equal_distances=4),
     "mixed_nodes": Variant(mixed=True),
     "teacher_at_high_noise": Variant(teacher_above=3.0),
+    "always_a_path": Variant(adaptive=False),
 }
 
 

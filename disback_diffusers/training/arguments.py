@@ -76,7 +76,7 @@ class DistillationArguments:
 
     # Stage 1, degradation recording
     degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).")
-    degradation_nodes: int = flag(7, "Nodes saved on the way.")
+    degradation_nodes: int = flag(4, "Nodes saved on the way.")
     node_spacing: Literal["geometric", "uniform"] = flag(
         "geometric", "Steps between nodes: doubling, or equal (paper)."
     )

@@ -21,7 +21,7 @@ METHOD = """
 
 
 def artefact_config(context, path):
-    """The content of disback_config.json."""
+    """The content of disback_config.json; `path` is the one the student was led along, if it was."""
     args = context.args
     lora = context.roles.lora_config("student") if args.student == "lora" else None
     config = {
@@ -34,7 +34,7 @@ def artefact_config(context, path):
         "lora_alpha": lora["lora_alpha"] if lora else None,
         "method": {name: getattr(args, name) for name in METHOD},
     }
-    if path is not None and not args.no_backtracking:
+    if path is not None:
         config["method"]["node_steps"] = [node.step for node in path.nodes]
     return config
 

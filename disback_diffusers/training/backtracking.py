@@ -46,12 +46,16 @@ class DistributionBacktracking(Stage):
     def node(self):
         return self.walk.node
 
+    @property
+    def walks(self):
+        """Whether there are other targets than the teacher."""
+        return len(self.walk.numbers) > 1
+
     def start(self):
         if self.context.is_main and self.args.node_switching == "adaptive" and self.path:
-            far = len(self.walk.numbers) > 1
             logger.info(
                 f"The teacher's noise prediction is {self.path.distances()[0]:.2f} away from that of the untrained "
-                f"student's own score: {'the path is walked' if far else 'no path is needed'} "
+                f"student's own score: {'the path is walked' if self.walks else 'no path is needed'} "
                 f"(--node_switching adaptive, {TRUSTED_DISTANCE:g})."
             )
         self._load_target()

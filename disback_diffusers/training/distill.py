@@ -124,7 +124,7 @@ def _train(context, validator, folder, repo_id):
     trainer.run(backtracking)
 
     if accelerator.is_main_process:
-        save_artefact(context, folder.folder, validator, path, repo_id)
+        save_artefact(context, folder.folder, validator, path if backtracking.walks else None, repo_id)
         logger.info(f"The student is in {folder.folder}.")
         if repo_id:
             hub.push_folder(folder.folder, repo_id, args.hub_token)

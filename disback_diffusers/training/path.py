@@ -174,7 +174,7 @@ def node_steps(steps, nodes, spacing):
     """The updates of stage 1 at which a node is saved, ascending, the last being `steps`.
 
     "uniform" is the paper's. "geometric" halves from the end (200, 100, 50, ...): the target leaves the teacher within
-    a few updates, so that is where nodes tell the most.
+    a few updates and then hardly changes (benchmarks/RESULTS.md has both).
     """
     if spacing == "uniform":
         return [round(steps * i / nodes) for i in range(1, nodes + 1)]
