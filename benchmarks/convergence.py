@@ -82,8 +82,15 @@ def main():
         "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
         "seeds": {},
     }
+    if args.output and args.output.is_file():  # of an earlier call that was stopped, or had fewer seeds
+        before = json.loads(args.output.read_text(encoding="utf-8"))
+        if before["flags"] != words:
+            parser.error(f"{args.output} is of other flags: give another --output.")
+        record = before
     with tempfile.TemporaryDirectory() as temporary:
-        for seed in args.seeds:
+        for seed in map(str, args.seeds):
+            if seed in record.get("baseline" if args.baseline else "seeds", {}):
+                continue
             folder = Path(args.keep or temporary) / f"seed-{seed}"
             record["seeds"][seed] = run(args.script, words, seed, args.every, folder)
             if args.baseline:

@@ -69,7 +69,7 @@ def draw_students(watches, data, offset):
         for axes, moment in zip(axes_row, MOMENTS):
             axes.scatter(*data.T, s=1, alpha=0.3, color="C7")
             axes.scatter(*watch.samples[moment].T, s=1, alpha=0.5, color="C0")
-            axes.set(xlim=(-6, 6 + offset), ylim=(-7, 7), xticks=[], yticks=[], title=f"{name}, {moment}")
+            axes.set(xlim=(-8, 8 + offset), ylim=(-7, 7), xticks=[], yticks=[], title=f"{name}, {moment}")
     return figure
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from stepping import steps
+from tiny_models import save_sd
 
 from disback_diffusers import DegradationPath
 from disback_diffusers.errors import UsageError
@@ -32,6 +33,22 @@ def test_target_learns_the_untrained_student_and_nodes_keep_it(make_context, tmp
     loaded.load_into(fresh.roles, 3)
     probe = DegradationRecording(fresh, loaded, 3).probe("target")
     assert probe["student_loss"] == pytest.approx(losses[-1], rel=1e-5)
+
+
+def test_the_error_is_that_of_the_noise_whatever_the_teacher_predicts(make_context, tmp_path):
+    """An error of v is alpha times as large an error of the noise."""
+    teacher = save_sd(tmp_path / "teacher", prediction_type="v_prediction")
+    context = make_context(pretrained_teacher_model=str(teacher))
+    stage = DegradationRecording(context, DegradationPath(tmp_path / "path", context.roles.fingerprint), 3)
+    probed, expected = stage.probe(role=None), []
+    conditioning, epsilon, times, samples = stage._probes
+    for t in times:
+        alpha, sigma = context.teacher.schedule.alpha_sigma(t, epsilon)
+        x0 = samples["student"]
+        with torch.no_grad():
+            v = stage.forward(None, alpha * x0 + sigma * epsilon, t, conditioning)
+        expected.append((alpha * (v - (alpha * epsilon - sigma * x0))).square().mean())
+    assert probed["student_loss"] == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
 
 def test_the_embedded_teacher_leaves_its_own_samples_for_the_student_s(make_context, tmp_path):
