@@ -86,7 +86,7 @@ class Recording:
                 self.networks.append(copy.deepcopy(net).requires_grad_(False))
                 estimates.append(self.estimate(net))
         losses = [self.error(self.x0, estimate) ** 2 for estimate in estimates]
-        self.distances = [max(0.0, loss - losses[-1]) ** 0.5 for loss in losses]
+        self.distances = [max(0.0, loss - min(losses[-1], 1.0)) ** 0.5 for loss in losses]
 
     @torch.no_grad()
     def estimate(self, net):

@@ -74,6 +74,7 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
         node_steps=[step for step in node_steps if step > 0],
+        path_walked=config.get("method", {}).get("path_walked", True),
         has_path=(folder / "degradation" / "manifest.json").is_file(),
         has_plot=(folder / "degradation" / "path.png").is_file(),
         settings={key: _cell(value) for key, value in config.get("method", {}).items() if value is not None},

@@ -150,7 +150,7 @@ def hub_id(base_model):
 
 def public_config(config):
     """The configuration without local paths: such a base model becomes None, of other paths the last part stays."""
-    public = {key: _without_paths(value) for key, value in config.items()}
+    public = {key: without_paths(value) for key, value in config.items()}
     base = config.get("base_model")
     if "base_model" in config and base != EMBEDDED:
         public["base_model"] = hub_id(base)
@@ -159,11 +159,12 @@ def public_config(config):
     return public
 
 
-def _without_paths(value):
+def without_paths(value):
+    """A plain value in which of each local path only the last part is left."""
     if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
+        return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_paths(item) for item in value]
+        return [without_paths(item) for item in value]
     if isinstance(value, str) and (value.startswith((".", "/", "~")) or (os.sep in value and os.path.exists(value))):
         return Path(value).name
     return value

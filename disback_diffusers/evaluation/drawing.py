@@ -29,6 +29,7 @@ def given_images(model):
 def planned(args, prompts):
     """The images that `args` ask for, as a `Generation` that has not been started."""
     settings = {name: getattr(args, name) for name in SHAPING}
+    settings["resolution"] = list(args.resolution) if args.resolution else None  # as JSON gives it back
     settings["weights"] = weights_digest(resolve(args.model))
     settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     settings["num_images"] = len(prompts)

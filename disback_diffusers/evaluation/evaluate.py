@@ -2,11 +2,13 @@
 """What evaluate_disback.py does: draw, measure, report."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import diffusers
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from .. import __version__
 from ..errors import UsageError
@@ -41,7 +43,9 @@ def evaluate(args):
     Raises:
         UsageError, RunError: what is told in one line.
     """
-    accelerator, folder = Accelerator(), Path(args.output_dir)
+    # The main process alone reads the reference, which takes its time.
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])
+    folder = Path(args.output_dir)
     prompts = _prompts(args)
     generation, images = None, _given_images(args, prompts)
     if images is None:

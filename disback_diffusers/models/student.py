@@ -13,7 +13,7 @@ class Student:
     """G: noise and a prompt in, x0 out, in one UNet evaluation at the conditioning timestep.
 
     A LoRA student is the role "student" on the shared base; a full student is a float32 UNet of its own. Both start
-    as the teacher itself, unless the latter is given another UNet.
+    as the teacher itself, unless a full one is given another UNet.
 
     Args:
         roles (`Roles`): the shared base, with the role "student" for a LoRA student.

@@ -1,6 +1,8 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Another UNet than the teacher's for a full student to start as, such as a smaller one."""
 
+from pathlib import Path
+
 import torch
 from diffusers import UNet2DConditionModel
 
@@ -15,6 +17,10 @@ UNET_INTERFACE = (
     "addition_embed_type",
     "addition_time_embed_dim",
     "projection_class_embeddings_input_dim",
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
 )
 
 
@@ -54,8 +60,9 @@ class StudentUNet:
 
     def _find(self):
         """The subfolder it lies in, and its config."""
-        reasons = []
-        for subfolder in ("unet", None):
+        reasons, folder = [], Path(self.name)
+        is_unet = folder.is_dir() and not (folder / "unet").is_dir()
+        for subfolder in (None,) if is_unet else ("unet", None):
             try:
                 config = UNet2DConditionModel.load_config(self.name, subfolder=subfolder)
             except Exception as error:  # no such folder or repository, no network, no JSON

@@ -62,7 +62,9 @@ class DistillationArguments:
     # Roles
     student: Literal["lora", "full"] = flag("lora", "A LoRA on the teacher's UNet, or a whole UNet of its own.")
     student_unet: str | None = flag(
-        None, "A full student starts as this UNet (folder or Hub id), such as a smaller one, not as the teacher's."
+        None,
+        "A full student starts as this UNet (folder or Hub id), such as a smaller one; it must predict what the "
+        "teacher's does (noise, v or x0).",
     )
     lcm_lora: str | None = flag(
         None, "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style."
@@ -211,7 +213,7 @@ class DistillationArguments:
                 raise UsageError(
                     f"--max_train_steps {self.max_train_steps} leaves no step for the true teacher: "
                     f"{self.degradation_nodes - 1} nodes take --steps_per_node {self.steps_per_node} each, "
-                    f"{stretch} together."
+                    f"{stretch} together. Take fewer of either, or more steps."
                 )
 
     def _validate_rest(self):

@@ -20,8 +20,8 @@ METHOD = """
 """.split()
 
 
-def artefact_config(context, path):
-    """The content of disback_config.json; `path` is the one the student was led along, if it was."""
+def artefact_config(context, path, walked):
+    """The content of disback_config.json."""
     args = context.args
     lora = context.roles.lora_config("student") if args.student == "lora" else None
     config = {
@@ -34,8 +34,9 @@ def artefact_config(context, path):
         "lora_alpha": lora["lora_alpha"] if lora else None,
         "method": {name: getattr(args, name) for name in METHOD},
     }
-    if path is not None:
+    if path is not None and not args.no_backtracking:
         config["method"]["node_steps"] = [node.step for node in path.nodes]
+        config["method"]["path_walked"] = walked
     return config
 
 
@@ -44,10 +45,13 @@ def _base(name):
     return os.path.abspath(name) if os.path.isdir(name) and name != EMBEDDED else name
 
 
-def save_artefact(context, folder, validator, path, repo_id=None):
-    """Write the student with its averaged weights (float32), disback_config.json and README.md with its samples."""
+def save_artefact(context, folder, validator, path, walked, repo_id=None):
+    """Write the student with its averaged weights (float32), disback_config.json and README.md with its samples.
+
+    `walked` tells whether the nodes of `path` were targets of the student.
+    """
     student = context.student
-    config = artefact_config(context, path)
+    config = artefact_config(context, path, walked)
     with student.averaged():
         if student.full:
             hub.save_student_unet(folder, student.unet)

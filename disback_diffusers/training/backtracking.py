@@ -53,9 +53,10 @@ class DistributionBacktracking(Stage):
 
     def start(self):
         if self.context.is_main and self.args.node_switching == "adaptive" and self.path:
+            distance = self.path.distances()[0]
             logger.info(
-                f"The teacher's noise prediction is {self.path.distances()[0]:.2f} away from that of the untrained "
-                f"student's own score: {'the path is walked' if self.walks else 'no path is needed'} "
+                f"The teacher's noise prediction is {distance:.2f} away from that of the untrained student's score: "
+                f"{'no path is needed' if distance <= TRUSTED_DISTANCE else 'the path is walked'} "
                 f"(--node_switching adaptive, {TRUSTED_DISTANCE:g})."
             )
         self._load_target()
@@ -187,8 +188,9 @@ class DistributionBacktracking(Stage):
 
     def state(self):
         ema_step = self.student.ema.optimization_step
-        return {"position": self.walk.position, "node_step": self.walk.node_step, "ema_step": ema_step}
+        return {"node": self.node, "switch": {"node_step": self.walk.node_step}, "ema_step": ema_step}
 
     def load_state(self, state):
-        self.walk.position, self.walk.node_step = state["position"], state["node_step"]
+        self.walk.position = self.walk.numbers.index(state["node"])
+        self.walk.node_step = state["switch"]["node_step"]
         self.student.ema.optimization_step = state["ema_step"]

@@ -11,6 +11,7 @@ import torch
 from .. import hub
 from ..errors import RunError, UsageError, one_line
 from ..files import NO_ROOM
+from ..models.adapter_files import base_fingerprint
 from .artefact import save_artefact
 from .backtracking import DistributionBacktracking
 from .degradation import DegradationRecording
@@ -33,7 +34,6 @@ OUT_OF_MEMORY = (
 RECORDED = """
     seed conditioning_timestep degradation_steps node_spacing degradation_learning_rate lora_rank lora_alpha
     lora_target_modules train_batch_size gradient_accumulation_steps proportion_empty_prompts resolution lcm_lora
-    student_unet
 """.split()
 
 
@@ -124,7 +124,7 @@ def _train(context, validator, folder, repo_id):
     trainer.run(backtracking)
 
     if accelerator.is_main_process:
-        save_artefact(context, folder.folder, validator, path if backtracking.walks else None, repo_id)
+        save_artefact(context, folder.folder, validator, path, backtracking.walks, repo_id)
         logger.info(f"The student is in {folder.folder}.")
         if repo_id:
             hub.push_folder(folder.folder, repo_id, args.hub_token)
@@ -163,7 +163,9 @@ def _record(context, folder, trainer, checkpoint):
     where = folder.folder / "degradation"
     if checkpoint and checkpoint.stage_name == "backtracking":
         return DegradationPath.load(where, base=context.roles)
-    settings = {name: getattr(context.args, name) for name in RECORDED}
+    settings = hub.without_paths({name: getattr(context.args, name) for name in RECORDED})
+    if context.args.student_unet:
+        settings["student_unet"] = base_fingerprint(context.student.unet)  # untrained still
     path = DegradationPath(where, context.roles.fingerprint, settings)
     if checkpoint:
         path = DegradationPath.load(where, base=context.roles)

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -94,22 +95,23 @@ class DegradationPath:
             raise UsageError(f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs.")
 
     def distances(self):
-        """How far the nodes are from the untrained student (`list[float]`, one a node): the root mean square by which
-        a node's prediction of the noise differs from the last node's, on the student's samples.
+        """How far the nodes are from the untrained student, at least (`list[float]`, one a node).
 
-        The unit is the standard deviation of the noise: a teacher at more than 1 errs by more than if it said nothing.
+        It is the root mean square by which a node's prediction of the noise differs from that of the student's own
+        score, on the student's samples, in standard deviations of the noise. That score is taken for the last node's,
+        as far as stage 1 has come; it cannot err by more than 1, as if it said nothing.
 
         Raises:
             UsageError: the nodes were recorded without their `student_loss`.
         """
         losses = [node.student_loss for node in self.nodes]
-        if None in losses:
+        if not all(isinstance(loss, (int, float)) and math.isfinite(loss) for loss in losses):
             raise UsageError(
-                f"{self.folder / MANIFEST} lacks student_loss, by which --node_switching adaptive selects nodes: use "
-                "fixed, or record the path anew."
+                f"{self.folder / MANIFEST} lacks the student_loss of a node, by which --node_switching adaptive "
+                "decides: use fixed, or record the path anew."
             )
-        # The last node has the student's own score, so what it still errs by lies in the noise: Pythagoras.
-        return [max(0.0, loss - losses[-1]) ** 0.5 for loss in losses]
+        unavoidable = min(losses[-1], 1.0)  # lies in the noise: the errors add up as squares
+        return [max(0.0, loss - unavoidable) ** 0.5 for loss in losses]
 
     def load_into(self, roles, i, role="target"):
         """Put node i into an adapter slot, strictly; node 0 makes the slot the teacher again.

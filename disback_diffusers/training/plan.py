@@ -7,6 +7,7 @@ from diffusers import UNet2DConditionModel
 from ..models.lcm_lora import LcmLora
 from ..models.student_unet import StudentUNet
 from .activations import saved_bytes
+from .path import DegradationPath
 from .setup import DTYPES, make_roles
 
 
@@ -45,13 +46,13 @@ def plan(args, teacher, n_prompts, accelerator):
 
 
 def _work(args, n_prompts, lora, processes):
-    nodes = 0 if args.no_backtracking else args.degradation_nodes
+    given = args.degradation_path
+    nodes = 0 if args.no_backtracking else len(DegradationPath.load(given)) - 1 if given else args.degradation_nodes
     guided = (args.guidance_scale != 1) + (args.fake_guidance_scale != 1)
     samples = args.train_batch_size * args.gradient_accumulation_steps * processes
     forwards = 5 + guided + args.proportion_later_steps + 2 * (args.fake_score_updates_per_step - 1)
     rows = [("prompts", f"{n_prompts:,}; {samples} samples an update")]
     if nodes or args.fake_score_init == "fit":
-        given = args.degradation_path
         length = f"reused from {given}" if given else f"{args.degradation_steps} updates"
         rows.append(("stage 1", f"{length}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"))
     rows.append(("stage 2", f"{args.max_train_steps} updates of {forwards:g} UNet forwards' work a sample"))

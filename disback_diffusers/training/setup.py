@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from ..errors import UsageError
+from ..models.adapter_files import base_fingerprint
 from ..models.conditioning import PromptBank, load_prompts
 from ..models.embedded import resolve
 from ..models.lcm_lora import LcmLora
@@ -25,6 +26,7 @@ from .stage import Context
 from .validation import Validator, validation_prompts
 
 
+OTHER_STUDENT_UNET = "--degradation_path {} leads to another student: --student_unet is not the same. Record a path."
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -117,16 +119,15 @@ def _check_path(args):
             f"--degradation_path {args.degradation_path} leads to another student: one of the two starts as an "
             "--lcm_lora. Record a path."
         )
-    if path.settings.get("student_unet") != args.student_unet:
-        raise UsageError(
-            f"--degradation_path {args.degradation_path} leads to another student: its --student_unet was "
-            f"{path.settings.get('student_unet')}, here it is {args.student_unet}. Record a path."
-        )
+    if bool(path.settings.get("student_unet")) != bool(args.student_unet):
+        raise UsageError(OTHER_STUDENT_UNET.format(args.degradation_path))
+    if args.node_switching == "adaptive":
+        path.distances()
     stretch = (len(path) - 2) * args.steps_per_node
     if stretch >= args.max_train_steps:
         raise UsageError(
             f"--max_train_steps {args.max_train_steps} leaves no step for the true teacher: {len(path) - 2} nodes "
-            f"take --steps_per_node {args.steps_per_node} each, {stretch} together."
+            f"take --steps_per_node {args.steps_per_node} each, {stretch} together: take more steps."
         )
 
 
@@ -144,8 +145,11 @@ def build(args, teacher, prompts, accelerator, folder):
     unet = teacher.load_unet(dtype)
     lcm_lora = LcmLora(args.lcm_lora, teacher.unet_config) if args.lcm_lora else None
     roles = make_roles(args, unet, lcm_lora)
+    student_unet = _student_unet(args, teacher) if args.student == "full" else None
     if args.degradation_path:
-        DegradationPath.load(args.degradation_path, base=roles)
+        path = DegradationPath.load(args.degradation_path, base=roles)
+        if args.student_unet and path.settings["student_unet"] != base_fingerprint(student_unet):
+            raise UsageError(OTHER_STUDENT_UNET.format(args.degradation_path))
     if accelerator.is_main_process:
         teacher.load_vae()
 
@@ -156,7 +160,8 @@ def build(args, teacher, prompts, accelerator, folder):
         bank.encode = None  # the text encoder's memory is free again
 
     unet.to(device)
-    student_unet = _student_unet(args, teacher).to(device) if args.student == "full" else None
+    if student_unet:
+        student_unet.to(device)
     _speed(args, [unet, student_unet] if student_unet else [unet])
     timestep, boundary = args.conditioning_timestep, lcm_lora is not None
     student = Student(roles, teacher.schedule, timestep, student_unet, args.ema_decay, boundary)

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from script_runs import PROMPTS, SCRIPT, FileLimit, Trap, check_message, differences, quick_words, result, start
+from tiny_models import build_small_unet
 
 from disback_diffusers.training.arguments import parse_args
 from disback_diffusers.training.distill import run_script
@@ -105,7 +106,17 @@ def test_a_path_of_an_lcm_lora(fails, finished):
 
 def test_a_path_of_another_student_unet(fails, finished, small_unet):
     flags = f"--student full --student_unet {small_unet} --degradation_path finished"
-    fails(flags, "--degradation_path finished", "--student_unet was None")
+    fails(flags, "--degradation_path finished", "--student_unet")
+
+
+def test_a_path_of_other_weights_of_the_student_unet(fails, files, small_unet):
+    flags = f"--student full --student_unet {small_unet}"
+    assert start(quick_words(*flags.split(), "--output_dir", "finished")).wait() == 0
+    settings = json.loads((files / "finished" / "degradation" / "manifest.json").read_text())["settings"]
+    assert str(small_unet.parent) not in str(settings)
+    build_small_unet(seed=9).save_pretrained(files / "other")
+    flags = f"{flags.replace(str(small_unet), 'other')} --degradation_path finished"
+    fails(flags, "--degradation_path finished", "--student_unet", early=False)
 
 
 def test_a_folder_with_something_else_is_left_alone(fails, files, finished):

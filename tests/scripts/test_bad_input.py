@@ -239,6 +239,7 @@ def test_a_parquet_file_without_that_column(fails, files):
         ({"cross_attention_dim": 64}, "cross_attention_dim 64, the teacher's UNet 32"),
         ({"in_channels": 9}, "in_channels 9, the teacher's UNet 4"),
         ({"addition_embed_type": "text"}, "addition_embed_type text, the teacher's UNet None"),
+        ({"time_cond_proj_dim": 16}, "time_cond_proj_dim 16, the teacher's UNet None"),
         ({"block_out_channels": [4]}, "config"),
     ],
 )

@@ -35,8 +35,10 @@ def test_a_walk_goes_on_from_its_state():
 def test_distances_are_what_the_error_exceeds_the_last_node_s_by():
     assert make_path(9.25, 1.25, 0.5, 0.25, 0.25).distances() == [3, 1, 0.5, 0, 0]
     assert make_path(1.0, 0.2, 0.25).distances()[1] == 0  # a node that happens to be better than the last
-    with pytest.raises(UsageError, match="student_loss.*adaptive"):
-        make_path(1.0, None, 0.5).distances()
+    assert make_path(10.0, 5.0).distances() == [3, 2]  # stage 1 has not come to the student's score: that errs less
+    for missing in (None, float("nan"), "0.5"):
+        with pytest.raises(UsageError, match="student_loss.*adaptive"):
+            make_path(1.0, missing, 0.5).distances()
 
 
 def test_fixed_takes_all_but_the_last_and_without_a_path_the_teacher_alone():
