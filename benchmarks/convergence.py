@@ -32,7 +32,16 @@ SCRIPTS = Path(__file__).parents[1] / "train_scripts"
 def run(script, words, seed, every, folder):
     """A whole run with one seed in `folder`; returns its measurements."""
     words = [*words, "--output_dir", folder, "--seed", seed, "--validation_steps", 0, "--checkpointing_steps", 10**6]
-    words += ["--log_fd_every", every, "--fd_reference", "embedded", "--logging_steps", 1]
+    words += [
+        "--resume_from_checkpoint",
+        "latest",
+        "--log_fd_every",
+        every,
+        "--fd_reference",
+        "embedded",
+        "--logging_steps",
+        1,
+    ]
     subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, words)], check=True)
     stages = read_log(folder)
     add_seconds(stages)
@@ -45,19 +54,15 @@ def run(script, words, seed, every, folder):
     return rows
 
 
-def as_curves(runs):
-    return [
-        {
-            axis: [row[key] for row in rows]
-            for axis, key in (("updates", "step"), ("seconds", "seconds"), ("distance", "fd"))
-        }
-        for rows in runs.values()
-    ]
+def as_curves(runs, seeds):
+    columns = (("updates", "step"), ("seconds", "seconds"), ("distance", "fd"))
+    return [{axis: [row[key] for row in runs[seed]] for axis, key in columns} for seed in seeds]
 
 
 def compare(record, title, output):
     """Table and picture of DisBack and its baseline."""
-    runs = {"disback": as_curves(record["seeds"]), "no_backtracking": as_curves(record["baseline"])}
+    both = [seed for seed in record["seeds"] if seed in record["baseline"]]
+    runs = {"disback": as_curves(record["seeds"], both), "no_backtracking": as_curves(record["baseline"], both)}
     print(*table(runs, "no_backtracking"), sep="\n")
     if output:
         draw(runs, title, "Fréchet distance").savefig(output.with_suffix(".png"), dpi=110)
@@ -78,27 +83,26 @@ def main():
     args = parser.parse_args(own)
     record = {
         "flags": words,
+        "script": args.script,
+        "every": args.every,
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
         "seeds": {},
     }
     if args.output and args.output.is_file():  # of an earlier call that was stopped, or had fewer seeds
         before = json.loads(args.output.read_text(encoding="utf-8"))
-        if before["flags"] != words:
-            parser.error(f"{args.output} is of other flags: give another --output.")
+        if any(before.get(name) != record[name] for name in ("flags", "script", "every")):
+            parser.error(f"{args.output} is of other flags or another --script or --every: give another --output.")
         record = before
     with tempfile.TemporaryDirectory() as temporary:
         for seed in map(str, args.seeds):
-            if seed in record.get("baseline" if args.baseline else "seeds", {}):
-                continue
-            folder = Path(args.keep or temporary) / f"seed-{seed}"
-            record["seeds"][seed] = run(args.script, words, seed, args.every, folder)
-            if args.baseline:
-                folder = folder.with_name(f"baseline-{seed}")
-                base = run(args.script, [*words, "--no_backtracking"], seed, args.every, folder)
-                record.setdefault("baseline", {})[seed] = base
-            if args.output:
-                args.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            for kind, more in (("seeds", []), ("baseline", ["--no_backtracking"]))[: 1 + args.baseline]:
+                if seed in record.setdefault(kind, {}):
+                    continue
+                folder = Path(args.keep or temporary) / f"{kind}-{seed}"
+                record[kind][seed] = run(args.script, [*words, *more], seed, args.every, folder)
+                if args.output:
+                    args.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if args.baseline:
         compare(record, args.title, args.output)
     last = [rows[-1] for rows in record["seeds"].values()]
