@@ -106,7 +106,7 @@ def blend(target, a, b, share):
 class Distillation:
     """Both stages for all seeds at once; `curves` has a list of measurements for each."""
 
-    def __init__(self, mixture, teacher, variant, offset, seeds):
+    def __init__(self, mixture, teacher, variant, offset, seeds, faster=1.0):
         torch.manual_seed(0)
         self.variant, self.seeds, self.generator = variant, seeds, torch.Generator().manual_seed(0)
         self.real = mixture.sample((1, 4000), torch.Generator().manual_seed(7))
@@ -125,8 +125,8 @@ class Distillation:
         self.walk = NodeWalk(targets(len(path.networks) if variant.path else 1, distances), variant.steps_per_node)
         self.nodes = [self.teacher, *(path.networks[1:] if path else ())]
         self.between = copy.deepcopy(self.teacher)
-        self.optimizer = torch.optim.Adam(self.student.parameters(), LEARNING_RATE)
-        self.fake_optimizer = torch.optim.Adam(self.fake.parameters(), SCORE_LEARNING_RATE)
+        self.optimizer = torch.optim.Adam(self.student.parameters(), LEARNING_RATE * faster)
+        self.fake_optimizer = torch.optim.Adam(self.fake.parameters(), SCORE_LEARNING_RATE * faster)
 
     def run(self, steps, on_step=None):
         for i in range(steps + 1):
@@ -179,18 +179,20 @@ def main():
     parser.add_argument("--offset", type=float, default=20.0, help="How far away the student starts.")
     parser.add_argument("--seeds", type=int, default=6, help="How many.")
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--faster", type=float, default=1.0, help="A factor on stage 2's learning rates.")
     args = parser.parse_args()
     mixture, curves = Mixture(), {}
     teacher = train_teacher(mixture)
     record = {
         "offset": args.offset,
         "steps": args.steps,
+        "faster": args.faster,
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__},
         "variants": {},
     }
     for name in dict.fromkeys([BASELINE, *args.variants]):
-        distillation = Distillation(mixture, teacher, VARIANTS[name], args.offset, args.seeds)
+        distillation = Distillation(mixture, teacher, VARIANTS[name], args.offset, args.seeds, args.faster)
         curves[name] = distillation.run(args.steps)
         row = {**asdict(VARIANTS[name]), "targets": distillation.walk.numbers, "curves": curves[name]}
         record["variants"][name] = row

@@ -120,7 +120,14 @@ def main():
     }
     for name, figure in figures.items():
         figure.savefig(args.output_dir / f"mixture_{name}.png", dpi=110)
-    record = {"every": EVERY, "on the training data": lower, **{name: w.mismatch for name, w in watches.items()}}
+    record = {
+        "offset": args.offset,
+        "seed": 0,
+        "versions": {"torch": torch.__version__},
+        "every": EVERY,
+        "on the training data": lower,
+        **{name: watch.mismatch for name, watch in watches.items()},
+    }
     (args.output_dir / "mixture_mismatch.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
