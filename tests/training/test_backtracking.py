@@ -57,7 +57,7 @@ def test_targets_are_the_nodes_from_last_but_one_to_the_teacher(walk):
 @pytest.mark.parametrize("error, expected", [(0.9**2, [0] * 8), (1.1**2, [2, 2, 1, 1, 0, 0, 0, 0])])
 def test_adaptive_walks_where_the_teacher_errs_by_more_than_the_noise(walk, error, expected, caplog):
     context, path, _ = walk(node_switching="adaptive")
-    path.nodes[0].student_loss = path.nodes[-1].student_loss + error
+    path.nodes[0].student_loss = min(path.nodes[-1].student_loss, 1) + error
     stage, nodes = DistributionBacktracking(context, path), []
     with caplog.at_level("INFO"):
         stage.start()
