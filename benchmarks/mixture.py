@@ -181,14 +181,16 @@ def main():
     parser.add_argument("--offset", type=float, default=20.0, help="How far away the student starts.")
     parser.add_argument("--seeds", type=int, default=6, help="How many.")
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--data_seed", type=int, default=100, help="Of the Gaussians' centres.")
     parser.add_argument("--faster", type=float, default=1.0, help="A factor on stage 2's learning rates.")
     args = parser.parse_args()
-    mixture, curves = Mixture(), {}
+    mixture, curves = Mixture(args.data_seed), {}
     teacher = train_teacher(mixture)
     record = {
         "offset": args.offset,
         "steps": args.steps,
         "faster": args.faster,
+        "data_seed": args.data_seed,
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__},
         "variants": {},
