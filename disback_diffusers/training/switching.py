@@ -36,7 +36,7 @@ def targets(n, distances=None):
 
     The last node is where the fake score starts, and no target: the first is the one before (Alg. 2). Given the
     nodes' `distances` from the untrained student, the teacher is the only target where it is within
-    `TRUSTED_DISTANCE`: a path then only delays (benchmarks/RESULTS.md).
+    `TRUSTED_DISTANCE`: a path then wins nothing (benchmarks/RESULTS.md).
 
     Args:
         n (`int`): nodes of the path, the teacher among them; 1 without a path.
