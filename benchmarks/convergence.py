@@ -32,16 +32,8 @@ SCRIPTS = Path(__file__).parents[1] / "train_scripts"
 def run(script, words, seed, every, folder):
     """A whole run with one seed in `folder`; returns its measurements."""
     words = [*words, "--output_dir", folder, "--seed", seed, "--validation_steps", 0, "--checkpointing_steps", 10**6]
-    words += [
-        "--resume_from_checkpoint",
-        "latest",
-        "--log_fd_every",
-        every,
-        "--fd_reference",
-        "embedded",
-        "--logging_steps",
-        1,
-    ]
+    words += ["--resume_from_checkpoint", "latest", "--logging_steps", 1]
+    words += ["--log_fd_every", every, "--fd_reference", "embedded"]
     subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, words)], check=True)
     stages = read_log(folder)
     add_seconds(stages)

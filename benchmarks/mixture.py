@@ -123,8 +123,9 @@ class Distillation:
             path = Recording(teacher, self.student, variant, seeds, self.generator)
         self.fake = copy.deepcopy(path.networks[-1] if variant.fake_start == "node" else self.teacher)
         self.fake.requires_grad_(True)
-        distances = path.distances if variant.path and variant.adaptive else None
-        self.walk = NodeWalk(targets(len(path.networks) if variant.path else 1, distances), variant.steps_per_node)
+        self.distances = path.distances if variant.path else None
+        numbers = targets(len(path.networks) if variant.path else 1, self.distances if variant.adaptive else None)
+        self.walk = NodeWalk(numbers, variant.steps_per_node)
         self.nodes = [self.teacher, *(path.networks[1:] if path else ())]
         self.between = copy.deepcopy(self.teacher)
         self.optimizer = torch.optim.Adam(self.student.parameters(), LEARNING_RATE * faster)
@@ -198,8 +199,8 @@ def main():
     for name in dict.fromkeys([BASELINE, *args.variants]):
         distillation = Distillation(mixture, teacher, VARIANTS[name], args.offset, args.seeds, args.faster)
         curves[name] = distillation.run(args.steps)
-        row = {**asdict(VARIANTS[name]), "targets": distillation.walk.numbers, "curves": curves[name]}
-        record["variants"][name] = row
+        found = {"targets": distillation.walk.numbers, "distances": distillation.distances}
+        record["variants"][name] = {**asdict(VARIANTS[name]), **found, "curves": curves[name]}
         args.output.write_text(json.dumps(record) + "\n", encoding="utf-8")
         print(table(curves, BASELINE)[-1], flush=True)
     print(*table(curves, BASELINE), sep="\n")

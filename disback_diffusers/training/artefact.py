@@ -15,8 +15,7 @@ METHOD = """
     steps_per_node node_switching fake_score_init fake_score_updates_per_step gradient_weighting
     guidance_scale fake_guidance_scale guidance_max_timestep proportion_empty_prompts proportion_later_steps
     train_batch_size gradient_accumulation_steps learning_rate fake_score_learning_rate lr_scheduler
-    fake_score_lr_scheduler ema_decay resolution seed prompt_dataset lcm_lora
-    student_unet
+    fake_score_lr_scheduler ema_decay resolution seed prompt_dataset lcm_lora student_unet
 """.split()
 
 

@@ -23,6 +23,7 @@ from .learner import optimizer_class
 from .path import DegradationPath
 from .run_folder import RunFolder
 from .stage import Context
+from .switching import targets
 from .validation import Validator, validation_prompts
 
 
@@ -121,12 +122,12 @@ def _check_path(args):
         )
     if bool(path.settings.get("student_unet")) != bool(args.student_unet):
         raise UsageError(OTHER_STUDENT_UNET.format(args.degradation_path))
-    if args.node_switching == "adaptive":
-        path.distances()
-    stretch = (len(path) - 2) * args.steps_per_node
+    distances = path.distances() if args.node_switching == "adaptive" else None
+    nodes = len(targets(len(path), distances)) - 1
+    stretch = nodes * args.steps_per_node
     if stretch >= args.max_train_steps:
         raise UsageError(
-            f"--max_train_steps {args.max_train_steps} leaves no step for the true teacher: {len(path) - 2} nodes "
+            f"--max_train_steps {args.max_train_steps} leaves no step for the true teacher: {nodes} nodes "
             f"take --steps_per_node {args.steps_per_node} each, {stretch} together: take more steps."
         )
 

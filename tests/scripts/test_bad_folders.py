@@ -82,6 +82,21 @@ def test_a_path_of_another_kind_of_run(fails, finished, files, changed_teacher):
     fails("--degradation_path finished --lora_target_modules to_q", "--lora_target_modules", early=False)
 
 
+def test_only_a_path_that_is_walked_takes_updates(fails, finished):
+    manifest = finished / "degradation" / "manifest.json"
+    text, flags = manifest.read_text(), "--degradation_path finished --steps_per_node 8 --node_switching adaptive"
+
+    def set_error_of_the_teacher(value):  # against 1 of the last node
+        record = json.loads(text)
+        record["nodes"][0]["student_loss"], record["nodes"][-1]["student_loss"] = value, 1.0
+        manifest.write_text(json.dumps(record))
+
+    set_error_of_the_teacher(1.9)
+    assert start(quick_words(*flags.split(), "--dry_run")).wait() == 0
+    set_error_of_the_teacher(2.1)
+    fails(flags, "--steps_per_node 8")
+
+
 def test_a_path_that_was_recorded_anew_since_the_checkpoint(fails, finished, files):
     words = quick_words("--degradation_path", "finished/degradation")
     run = start(words, Trap("open", "log.jsonl a", 6))
