@@ -65,7 +65,7 @@ VARIANTS = {
 
 
 class Recording:
-    """Stage 1 (Alg. 1): the networks at the nodes, and their distances from the student as the package has them."""
+    """Stage 1 (Alg. 1): the networks at the nodes, and `teacher_error` as the package has it."""
 
     def __init__(self, teacher, student, variant, seeds, generator):
         self.student, self.generator = student, generator
@@ -87,8 +87,7 @@ class Recording:
             if is_node:
                 self.networks.append(copy.deepcopy(net).requires_grad_(False))
                 estimates.append(self.estimate(net))
-        losses = [self.error(self.x0, estimate) ** 2 for estimate in estimates]
-        self.distances = [max(0.0, loss - min(losses[-1], 1.0)) ** 0.5 for loss in losses]
+        self.teacher_error = self.error(self.x0, estimates[0])
 
     @torch.no_grad()
     def estimate(self, net):
@@ -123,8 +122,8 @@ class Distillation:
             path = Recording(teacher, self.student, variant, seeds, self.generator)
         self.fake = copy.deepcopy(path.networks[-1] if variant.fake_start == "node" else self.teacher)
         self.fake.requires_grad_(True)
-        self.distances = path.distances if variant.path else None
-        numbers = targets(len(path.networks) if variant.path else 1, self.distances if variant.adaptive else None)
+        self.teacher_error = path.teacher_error if variant.path else None
+        numbers = targets(len(path.networks) if variant.path else 1, self.teacher_error if variant.adaptive else None)
         self.walk = NodeWalk(numbers, variant.steps_per_node)
         self.nodes = [self.teacher, *(path.networks[1:] if path else ())]
         self.between = copy.deepcopy(self.teacher)
@@ -199,7 +198,7 @@ def main():
     for name in dict.fromkeys([BASELINE, *args.variants]):
         distillation = Distillation(mixture, teacher, VARIANTS[name], args.offset, args.seeds, args.faster)
         curves[name] = distillation.run(args.steps)
-        found = {"targets": distillation.walk.numbers, "distances": distillation.distances}
+        found = {"targets": distillation.walk.numbers, "teacher_error": distillation.teacher_error}
         record["variants"][name] = {**asdict(VARIANTS[name]), **found, "curves": curves[name]}
         args.output.write_text(json.dumps(record) + "\n", encoding="utf-8")
         print(table(curves, BASELINE)[-1], flush=True)

@@ -94,24 +94,22 @@ class DegradationPath:
         if _sha256(file) != node.sha256:
             raise UsageError(f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs.")
 
-    def distances(self):
-        """How far the nodes are from the untrained student, at least (`list[float]`, one a node).
+    def teacher_error(self):
+        """How far the teacher errs on the untrained student's samples (`float`).
 
-        It is the root mean square by which a node's prediction of the noise differs from that of the student's own
-        score, on the student's samples, in standard deviations of the noise. That score is taken for the last node's,
-        as far as stage 1 has come; it cannot err by more than 1, as if it said nothing.
+        The root mean square of its error in predicting their noise, over samples and noise levels, in standard
+        deviations of the noise: to say nothing at all is an error of 1.
 
         Raises:
-            UsageError: the nodes were recorded without their `student_loss`.
+            UsageError: the path was recorded without it.
         """
-        losses = [node.student_loss for node in self.nodes]
-        if not all(isinstance(loss, (int, float)) and math.isfinite(loss) for loss in losses):
+        loss = self.nodes[0].student_loss
+        if not isinstance(loss, (int, float)) or not math.isfinite(loss):
             raise UsageError(
-                f"{self.folder / MANIFEST} lacks the student_loss of a node, by which --node_switching adaptive "
+                f"{self.folder / MANIFEST} lacks the student_loss of node 0, by which --node_switching adaptive "
                 "decides: use fixed, or record the path anew."
             )
-        unavoidable = min(losses[-1], 1.0)  # lies in the noise: the errors add up as squares
-        return [max(0.0, loss - unavoidable) ** 0.5 for loss in losses]
+        return loss**0.5
 
     def load_into(self, roles, i, role="target"):
         """Put node i into an adapter slot, strictly; node 0 makes the slot the teacher again.

@@ -4,8 +4,9 @@
 from dataclasses import dataclass
 
 
-# In standard deviations of the noise: a score that errs by more tells less than nothing (benchmarks/RESULTS.md).
-TRUSTED_DISTANCE = 1.0
+# In standard deviations of the noise. A path won nothing up to an error of 1.8, and something from 3.2 on
+# (benchmarks/RESULTS.md).
+TRUSTED_ERROR = 2.0
 
 
 @dataclass
@@ -31,17 +32,16 @@ class NodeWalk:
         return True
 
 
-def targets(n, distances=None):
+def targets(n, teacher_error=None):
     """Numbers of the targets of stage 2, from the student's end of the path to the teacher, 0 (`list[int]`).
 
     The last node is where the fake score starts, and no target: the first is the one before (Alg. 2). Given the
-    nodes' `distances` from the untrained student, the teacher is the only target where it is within
-    `TRUSTED_DISTANCE`: a path then wins nothing (benchmarks/RESULTS.md).
+    teacher's error on the untrained student's samples, up to `TRUSTED_ERROR` the teacher is the only target.
 
     Args:
         n (`int`): nodes of the path, the teacher among them; 1 without a path.
-        distances (`list[float]`, *optional*): of `DegradationPath.distances`.
+        teacher_error (`float`, *optional*): `DegradationPath.teacher_error`.
     """
-    if distances and distances[0] <= TRUSTED_DISTANCE:
+    if teacher_error is not None and teacher_error <= TRUSTED_ERROR:
         return [0]
     return [*range(n - 2, 0, -1), 0]

@@ -32,13 +32,11 @@ def test_a_walk_goes_on_from_its_state():
         assert (whole.node, whole.node_step) == (second.node, second.node_step)
 
 
-def test_distances_are_what_the_error_exceeds_the_last_node_s_by():
-    assert make_path(9.25, 1.25, 0.5, 0.25, 0.25).distances() == [3, 1, 0.5, 0, 0]
-    assert make_path(1.0, 0.2, 0.25).distances()[1] == 0  # a node that happens to be better than the last
-    assert make_path(10.0, 5.0).distances() == [3, 2]  # stage 1 has not come to the student's score: that errs less
+def test_the_teacher_s_error_is_a_root_mean_square():
+    assert make_path(6.25, 1.25, 0.5).teacher_error() == 2.5
     for missing in (None, float("nan"), "0.5"):
         with pytest.raises(UsageError, match="student_loss.*adaptive"):
-            make_path(1.0, missing, 0.5).distances()
+            make_path(missing, 1.0, 0.5).teacher_error()
 
 
 def test_fixed_takes_all_but_the_last_and_without_a_path_the_teacher_alone():
@@ -47,5 +45,5 @@ def test_fixed_takes_all_but_the_last_and_without_a_path_the_teacher_alone():
 
 
 def test_adaptive_walks_the_path_only_where_the_teacher_cannot_be_trusted():
-    assert targets(5, [1.1, 0.9, 0.5, 0.1, 0.0]) == [3, 2, 1, 0]
-    assert targets(5, [0.9, 0.8, 0.5, 0.1, 0.0]) == [0]
+    assert targets(5, 2.1) == [3, 2, 1, 0]
+    assert targets(5, 1.9) == targets(5, 0.0) == [0]
