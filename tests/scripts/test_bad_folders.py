@@ -129,6 +129,8 @@ def test_a_path_of_other_weights_of_the_student_unet(fails, files, small_unet):
     assert start(quick_words(*flags.split(), "--output_dir", "finished")).wait() == 0
     settings = json.loads((files / "finished" / "degradation" / "manifest.json").read_text())["settings"]
     assert str(small_unet.parent) not in str(settings)
+    again = quick_words(*flags.split(), "--degradation_path", "finished", "--output_dir", "again")
+    assert start(again).wait() == 0
     build_small_unet(seed=9).save_pretrained(files / "other")
     flags = f"{flags.replace(str(small_unet), 'other')} --degradation_path finished"
     fails(flags, "--degradation_path finished", "--student_unet", early=False)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
 from disback_diffusers.training.activations import saved_bytes
 from disback_diffusers.training.arguments import DistillationArguments
-from disback_diffusers.training.plan import activations, meta_roles, plan, weights
+from disback_diffusers.training.plan import activations, count_parameters, meta_roles, meta_student, plan, weights
 from disback_diffusers.training.setup import make_accelerator
 
 
@@ -58,11 +58,22 @@ def test_parameters_and_weights_are_those_of_a_run(make_context, small_unet, stu
     assert f"{base / 1e6:,.1f} M" in rows["teacher"] and f"{lora / 1e6:,.1f} M" in rows["adapters"]
     sizes = weights(context.args, base, lora, own, len(context.roles.names), torch.float32)
     assert sizes["base, frozen"] + sizes["adapters"] == 4 * sum(p.numel() for p in context.roles.unet.parameters())
+    assert sizes["student UNet"] == 4 * own
+    assert student == "lora" or count_parameters(meta_student(context.args, context.teacher)) == own
     assert sizes["moving average"] == 4 * sum(p.numel() for p in context.student.ema.shadow_params)
     trained = sum(p.numel() for p in context.student.parameters()) + lora
     assert sizes["gradients"] == 4 * trained and sizes["optimizers"] == 8 * trained
     half = weights(context.args, base, lora, own, len(context.roles.names), torch.bfloat16)
     assert half["its copy in lower precision"] == 2 * own  # as autocast makes
+
+
+def test_a_smaller_student_keeps_less(make_context, small_unet):
+    kept = []
+    for settings in ({}, {"student_unet": str(small_unet)}):
+        context = make_context(student="full", **settings)
+        unet, roles = meta_roles(context.args, context.teacher, torch.float32)
+        kept.append(activations(context.args, context.teacher, unet, roles, torch.float32)["activations"])
+    assert 0 < kept[1] < kept[0]
 
 
 def test_text_encoders_count_where_they_stay(sd_folder, sdxl_folder, tmp_path):
