@@ -108,7 +108,9 @@ def test_a_pipeline_takes_steps_and_guidance_and_a_student_does_not(folder):
     assert any((a != b).any() for a, b in zip(pixels(folder / "plain"), pixels(folder / "unguided"), strict=True))
     settings = json.loads((folder / "unguided/settings.json").read_text())
     assert (settings["num_inference_steps"], settings["guidance_scale"], settings["num_images"]) == (2, 1.0, 5)
-    refuses(*STUDENT, *REFERENCE, "--num_inference_steps", "2", expected=["--num_inference_steps", "one step"])
+    for output in ("new", "plain"):  # told before a folder of other images is
+        words = [*STUDENT, *REFERENCE, "--num_inference_steps", "2", "--output_dir", output]
+        refuses(*words, expected=["--num_inference_steps", "one step"])
 
 
 def test_another_size(folder):

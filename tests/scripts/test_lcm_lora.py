@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """train_disback_lcm_lora.py: an LCM-LoRA goes in, an LCM-LoRA of the same layout comes out."""
 
+import json
 import signal
 
 import pytest
@@ -37,8 +38,10 @@ def plain(base, lora):
 @pytest.mark.parametrize("save", [save_peft, save_kohya])
 def test_the_result_is_an_lcm_lora_of_the_same_layout(files, sd_folder, save):
     file = save(files / "lcm", lora_student(sd_folder))
-    words = quick_words("--lcm_lora", "lcm", "--conditioning_timestep", "999", "--learning_rate", "1e-2")
+    words = quick_words("--lcm_lora", "./lcm", "--conditioning_timestep", "999", "--learning_rate", "1e-2")
     finish([*words, "--output_dir", "whole"])
+    manifest = json.loads((files / "whole" / "degradation" / "manifest.json").read_text())
+    assert manifest["settings"]["lcm_lora"] == "lcm"  # no folder of this machine: the path is uploaded too
     run = start([*words, *LATEST], Trap("open", "log.jsonl a", 2 + 5), script=LCM_SCRIPT)
     assert run.wait() == -signal.SIGKILL, run.output
     finish([*words, *LATEST])
