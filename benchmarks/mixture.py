@@ -41,6 +41,7 @@ class Variant:
     equal_distances: int = 0  # tried: this many nodes, of equal score distances
     mixed: bool = False  # tried: the target moves evenly from node to node
     teacher_above: float | None = None  # tried: the noise level above which the target is the teacher
+    gap_window: int = 0  # tried: a node is left early, when the gap has not fallen for as many updates
 
 
 BASELINE = "no_backtracking"
@@ -60,6 +61,9 @@ VARIANTS = {
     "equal_distances": Variant(equal_distances=4),
     "mixed_nodes": Variant(mixed=True),
     "teacher_at_high_noise": Variant(teacher_above=3.0),
+    "20_updates_without_a_fall": Variant(steps_per_node=200, gap_window=20),
+    "50_updates_without_a_fall": Variant(steps_per_node=200, gap_window=50),
+    "half_of_stage_1": Variant(nodes=(12, 25, 50, 100)),
     "always_a_path": Variant(adaptive=False),
 }
 
@@ -104,6 +108,24 @@ def blend(target, a, b, share):
         weight.copy_(torch.lerp(x, y, share))
 
 
+class GapWatch:
+    """Tells when the fake-target gap has stopped falling: its mean over a window not by 2 % for as many updates."""
+
+    def __init__(self, window):
+        self.window, self.node, self.gaps, self.lowest, self.since = window, None, [], float("inf"), 0
+
+    def stalled(self, node, gap):
+        """Takes in the gap of one more update, against this node."""
+        if node != self.node:
+            self.node, self.gaps, self.lowest, self.since = node, [], float("inf"), 0
+        self.gaps = [*self.gaps, gap][-self.window :]
+        mean = sum(self.gaps) / len(self.gaps)
+        self.since += 1
+        if mean < 0.98 * self.lowest:
+            self.lowest, self.since = mean, 0
+        return self.since >= self.window
+
+
 class Distillation:
     """Both stages for all seeds at once; `curves` has a list of measurements for each."""
 
@@ -124,9 +146,9 @@ class Distillation:
         self.fake.requires_grad_(True)
         self.teacher_error = path.teacher_error if variant.path else None
         numbers = targets(len(path.networks) if variant.path else 1, self.teacher_error if variant.adaptive else None)
-        self.walk = NodeWalk(numbers, variant.steps_per_node)
+        self.walk, self.gap_watch = NodeWalk(numbers, variant.steps_per_node), GapWatch(variant.gap_window)
         self.nodes = [self.teacher, *(path.networks[1:] if path else ())]
-        self.between = copy.deepcopy(self.teacher)
+        self.between, self.left_at = copy.deepcopy(self.teacher), []  # updates after which the target was another
         self.optimizer = torch.optim.Adam(self.student.parameters(), LEARNING_RATE * faster)
         self.fake_optimizer = torch.optim.Adam(self.fake.parameters(), SCORE_LEARNING_RATE * faster)
 
@@ -134,8 +156,11 @@ class Distillation:
         for i in range(steps + 1):
             if i % EVERY == 0:
                 self.measure(i, on_step)
-            self.update()
-            self.walk.advance()
+            gap = self.update()
+            if self.variant.gap_window and self.walk.node and self.gap_watch.stalled(self.walk.node, gap):
+                self.walk.node_step = self.walk.steps_per_node  # its last
+            if self.walk.advance():
+                self.left_at.append(i + 1)
         return self.curves
 
     @torch.no_grad()
@@ -151,6 +176,7 @@ class Distillation:
         self.measuring += time.process_time() - start
 
     def update(self):
+        """One of the student and the fake score; returns their gap."""
         x0 = self.student(torch.randn(self.seeds, BATCH, 2, generator=self.generator))
         loss, x_t, sigma, x0_fake = denoising(self.fake, x0.detach(), self.generator)
         step(self.fake_optimizer, loss)
@@ -160,6 +186,7 @@ class Distillation:
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.student.parameters()):
                 mean.lerp_(value, 1 - EMA)
+        return (flat[1] - flat[2]).abs().mean().item()
 
     @torch.no_grad()
     def target(self, x_t, sigma):
@@ -198,7 +225,11 @@ def main():
     for name in dict.fromkeys([BASELINE, *args.variants]):
         distillation = Distillation(mixture, teacher, VARIANTS[name], args.offset, args.seeds, args.faster)
         curves[name] = distillation.run(args.steps)
-        found = {"targets": distillation.walk.numbers, "teacher_error": distillation.teacher_error}
+        found = {
+            "targets": distillation.walk.numbers,
+            "teacher_error": distillation.teacher_error,
+            "left_at": distillation.left_at,
+        }
         record["variants"][name] = {**asdict(VARIANTS[name]), **found, "curves": curves[name]}
         args.output.write_text(json.dumps(record) + "\n", encoding="utf-8")
         print(table(curves, BASELINE)[-1], flush=True)

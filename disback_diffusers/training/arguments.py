@@ -90,7 +90,7 @@ class DistillationArguments:
     steps_per_node: int = flag(100, "Updates at each node but the last (the teacher), which gets what is left.")
     node_switching: Literal["fixed", "adaptive"] = flag(
         "adaptive",
-        "fixed walks the path always; adaptive only where the teacher's score is far from the untrained student's.",
+        "fixed walks the path always; adaptive only where the teacher errs much on the untrained student's samples.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
