@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Ten Gaussians in two dimensions (App. E.1): how fast a student that starts far away arrives, by a path and without.
+"""Ten Gaussians (App. E.1): how fast a random student arrives at all of them, by a path and without.
 
     python benchmarks/mixture.py --offset 20 --output mixture_20.json
 
@@ -12,17 +12,28 @@ Networks as small as this make many seeds and variants affordable (gaussians.py)
 import argparse
 import copy
 import json
+import math
 import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from gaussians import Mixture, Student, denoising, for_seeds, sliced_wasserstein, step, train_teacher
+from gaussians import (
+    Mixture,
+    OneStepTeacher,
+    Student,
+    denoising,
+    for_seeds,
+    sliced_wasserstein,
+    step,
+    train_teacher,
+)
 from speed_up import draw, table
 
 from disback_diffusers.diffusion.losses import distribution_matching_gradient, surrogate_loss
-from disback_diffusers.training.switching import NodeWalk, targets
+from disback_diffusers.training.path import node_steps
+from disback_diffusers.training.switching import NodeWalk, targets, variation
 
 
 BATCH, EMA, EVERY = 512, 0.98, 25
@@ -34,7 +45,7 @@ class Variant:
     """How the student is taught; the defaults are the package's."""
 
     path: bool = True
-    nodes: tuple = (25, 50, 100, 200)
+    nodes: tuple = (3, 6, 12, 25, 50, 100, 200)
     steps_per_node: int = 100
     adaptive: bool = True
     fake_start: str = "node"
@@ -51,31 +62,32 @@ VARIANTS = {
     "no_path_but_node_start": Variant(path=False),
     "path_but_teacher_start": Variant(fake_start="teacher"),
     "two_nodes": Variant(nodes=(100, 200)),
-    "three_nodes": Variant(nodes=(50, 100, 200)),
-    "seven_nodes": Variant(nodes=(3, 6, 12, 25, 50, 100, 200)),
-    "uniform_nodes": Variant(nodes=(50, 100, 150, 200)),
+    "four_nodes": Variant(nodes=(25, 50, 100, 200)),
+    "uniform_nodes": Variant(nodes=tuple(node_steps(200, 7, "uniform"))),
+    "equal_distances": Variant(equal_distances=7),
+    "four_equal_distances": Variant(equal_distances=4),
+    "half_of_stage_1": Variant(nodes=tuple(node_steps(100, 7, "geometric"))),
     "25_steps_a_node": Variant(steps_per_node=25),
     "50_steps_a_node": Variant(steps_per_node=50),
     "150_steps_a_node": Variant(steps_per_node=150),
-    "200_steps_a_node": Variant(steps_per_node=200),
-    "equal_distances": Variant(equal_distances=4),
-    "mixed_nodes": Variant(mixed=True),
-    "teacher_at_high_noise": Variant(teacher_above=3.0),
     "20_updates_without_a_fall": Variant(steps_per_node=200, gap_window=20),
     "50_updates_without_a_fall": Variant(steps_per_node=200, gap_window=50),
-    "half_of_stage_1": Variant(nodes=(12, 25, 50, 100)),
+    "mixed_nodes": Variant(mixed=True),
+    "teacher_at_high_noise": Variant(teacher_above=3.0),
     "always_a_path": Variant(adaptive=False),
 }
 
 
 class Recording:
-    """Stage 1 (Alg. 1): the networks at the nodes, and `teacher_error` as the package has it."""
+    """Stage 1 (Alg. 1): the networks at the nodes."""
 
-    def __init__(self, teacher, student, variant, seeds, generator):
-        self.student, self.generator = student, generator
+    def __init__(self, mixture, teacher, student, variant, generator):
+        seeds = student.seeds
+        shape = (seeds, BATCH, mixture.dimensions)
         with torch.no_grad():
-            self.x0 = student(torch.randn(seeds, 256, 2, generator=generator))
-        self.sigma = torch.logspace(-1, 1, 256).view(1, -1, 1).expand(seeds, -1, 1)
+            self.x0 = student(torch.randn(seeds, 256, mixture.dimensions, generator=generator))
+        low, high = map(math.log10, mixture.noise)
+        self.sigma = torch.logspace(low, high, 256).view(1, -1, 1).expand(seeds, -1, 1)
         self.x_t = self.x0 + self.sigma * torch.randn(self.x0.shape, generator=generator)
         net = for_seeds(teacher, seeds)
         self.networks, estimates = [copy.deepcopy(net)], [self.estimate(net)]
@@ -83,15 +95,14 @@ class Recording:
         stride = self.error(self.x0, estimates[0]) / (variant.equal_distances or 1)
         for i in range(1, max(variant.nodes) + 1):
             with torch.no_grad():
-                x0 = student(torch.randn(seeds, BATCH, 2, generator=generator))
-            step(optimizer, denoising(net, x0, generator)[0])
+                x0 = student(torch.randn(shape, generator=generator))
+            step(optimizer, denoising(net, x0, mixture, generator)[0])
             is_node = i in variant.nodes
             if variant.equal_distances:
                 is_node = i == max(variant.nodes) or self.error(self.estimate(net), estimates[-1]) >= stride
             if is_node:
                 self.networks.append(copy.deepcopy(net).requires_grad_(False))
                 estimates.append(self.estimate(net))
-        self.teacher_error = self.error(self.x0, estimates[0])
 
     @torch.no_grad()
     def estimate(self, net):
@@ -129,28 +140,33 @@ class GapWatch:
 class Distillation:
     """Both stages for all seeds at once; `curves` has a list of measurements for each."""
 
-    def __init__(self, mixture, teacher, variant, offset, seeds, faster=1.0):
-        torch.manual_seed(0)
-        self.variant, self.seeds, self.generator = variant, seeds, torch.Generator().manual_seed(0)
+    def __init__(self, mixture, teacher, variant, student, faster=1.0):
+        seeds = student.seeds
+        self.mixture, self.variant, self.generator = mixture, variant, torch.Generator().manual_seed(0)
+        self.shape = (seeds, BATCH, mixture.dimensions)
         self.real = mixture.sample((1, 4000), torch.Generator().manual_seed(7))
-        self.z = torch.randn(seeds, 4000, 2, generator=torch.Generator().manual_seed(8))
-        self.student, self.began, self.measuring = Student(seeds, offset), time.process_time(), 0.0
-        self.average, self.curves = (
-            copy.deepcopy(self.student),
-            [{"updates": [], "seconds": [], "distance": []} for _ in range(seeds)],
-        )
+        self.z = torch.randn(seeds, 4000, mixture.dimensions, generator=torch.Generator().manual_seed(8))
+        self.student, self.began, self.measuring = student, time.process_time(), 0.0
+        self.average = copy.deepcopy(student)
+        self.curves = [{"updates": [], "seconds": [], "distance": []} for _ in range(seeds)]
         self.teacher, path = for_seeds(teacher, seeds).requires_grad_(False), None
         if variant.path or variant.fake_start == "node":
-            path = Recording(teacher, self.student, variant, seeds, self.generator)
+            path = Recording(mixture, teacher, student, variant, self.generator)
         self.fake = copy.deepcopy(path.networks[-1] if variant.fake_start == "node" else self.teacher)
         self.fake.requires_grad_(True)
-        self.teacher_error = path.teacher_error if variant.path else None
-        numbers = targets(len(path.networks) if variant.path else 1, self.teacher_error if variant.adaptive else None)
+        numbers = targets(len(path.networks) if variant.path else 1, self.pays() or not variant.adaptive)
         self.walk, self.gap_watch = NodeWalk(numbers, variant.steps_per_node), GapWatch(variant.gap_window)
         self.nodes = [self.teacher, *(path.networks[1:] if path else ())]
         self.between, self.left_at = copy.deepcopy(self.teacher), []  # updates after which the target was another
         self.optimizer = torch.optim.Adam(self.student.parameters(), LEARNING_RATE * faster)
         self.fake_optimizer = torch.optim.Adam(self.fake.parameters(), SCORE_LEARNING_RATE * faster)
+
+    @torch.no_grad()
+    def pays(self):
+        """What `--node_switching adaptive` says; the data stand for the teacher's samples."""
+        self.variations = {"student": variation(self.student(self.z)), "teacher": variation(self.real)}
+        starts_as_teacher = isinstance(self.student, OneStepTeacher)
+        return not starts_as_teacher and self.variations["student"] < self.variations["teacher"]
 
     def run(self, steps, on_step=None):
         for i in range(steps + 1):
@@ -177,10 +193,10 @@ class Distillation:
 
     def update(self):
         """One of the student and the fake score; returns their gap."""
-        x0 = self.student(torch.randn(self.seeds, BATCH, 2, generator=self.generator))
-        loss, x_t, sigma, x0_fake = denoising(self.fake, x0.detach(), self.generator)
+        x0 = self.student(torch.randn(self.shape, generator=self.generator))
+        loss, x_t, sigma, x0_fake = denoising(self.fake, x0.detach(), self.mixture, self.generator)
         step(self.fake_optimizer, loss)
-        flat = [x.detach().reshape(-1, 2) for x in (x0, x0_fake, self.target(x_t, sigma))]
+        flat = [x.detach().flatten(0, 1) for x in (x0, x0_fake, self.target(x_t, sigma))]
         gradient = distribution_matching_gradient(*flat, "dmd").reshape(x0.shape)
         step(self.optimizer, surrogate_loss(x0, gradient) * x0[0].numel())
         with torch.no_grad():
@@ -205,29 +221,35 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("mixture.json"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--offset", type=float, default=20.0, help="How far away the student starts.")
+    parser.add_argument("--student", choices=("random", "teacher"), default="random", help="What it starts as.")
+    parser.add_argument("--offset", type=float, default=20.0, help="How far away a random student starts.")
+    parser.add_argument("--spread", type=float, default=0.3, help="How wide it starts; the data of 2-D are 2.3 wide.")
     parser.add_argument("--seeds", type=int, default=6, help="How many.")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--data_seed", type=int, default=100, help="Of the Gaussians' centres.")
+    parser.add_argument("--dimensions", type=int, default=2)
+    parser.add_argument("--largest_noise", type=float, default=10.0, help="Standard deviation; the smallest is 0.1.")
     parser.add_argument("--faster", type=float, default=1.0, help="A factor on stage 2's learning rates.")
     args = parser.parse_args()
-    mixture, curves = Mixture(args.data_seed), {}
+    mixture, curves = Mixture(args.data_seed, args.dimensions, args.largest_noise), {}
     teacher = train_teacher(mixture)
     record = {
-        "offset": args.offset,
-        "steps": args.steps,
-        "faster": args.faster,
-        "data_seed": args.data_seed,
+        "settings": {name: value for name, value in vars(args).items() if name not in ("output", "variants")},
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__},
         "variants": {},
     }
     for name in dict.fromkeys([BASELINE, *args.variants]):
-        distillation = Distillation(mixture, teacher, VARIANTS[name], args.offset, args.seeds, args.faster)
+        torch.manual_seed(0)
+        if args.student == "teacher":
+            student = OneStepTeacher(teacher, mixture, args.seeds)
+        else:
+            student = Student(mixture.dimensions, args.seeds, args.offset, spread=args.spread)
+        distillation = Distillation(mixture, teacher, VARIANTS[name], student, args.faster)
         curves[name] = distillation.run(args.steps)
         found = {
             "targets": distillation.walk.numbers,
-            "teacher_error": distillation.teacher_error,
+            "variations": distillation.variations,
             "left_at": distillation.left_at,
         }
         record["variants"][name] = {**asdict(VARIANTS[name]), **found, "curves": curves[name]}
@@ -235,7 +257,9 @@ def main():
         print(table(curves, BASELINE)[-1], flush=True)
     print(*table(curves, BASELINE), sep="\n")
     shown = {name: curves[name] for name in list(curves)[:2]}
-    figure = draw(shown, f"Ten Gaussians, student {args.offset:g} away", "sliced Wasserstein distance")
+    where = "as the teacher" if args.student == "teacher" else f"{args.offset:g} away"
+    title = f"Ten Gaussians in {args.dimensions} dimensions, student starts {where}"
+    figure = draw(shown, title, "sliced Wasserstein distance")
     figure.savefig(args.output.with_suffix(".png"), dpi=110)
 
 

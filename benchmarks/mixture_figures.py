@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import torch
-from gaussians import Mixture, train_teacher
+from gaussians import Mixture, Student, train_teacher
 from matplotlib.figure import Figure
 from mixture import BATCH, EVERY, VARIANTS, Distillation
 
@@ -110,7 +110,9 @@ def main():
     watches = {}
     for name in SHOWN:
         watches[name] = Watch(teacher)
-        Distillation(mixture, teacher, VARIANTS[name], args.offset, 1).run(MOMENTS[-1], watches[name])
+        torch.manual_seed(0)
+        student = Student(mixture.dimensions, 1, args.offset)
+        Distillation(mixture, teacher, VARIANTS[name], student).run(MOMENTS[-1], watches[name])
         print(f"{name}: mismatch {watches[name].mismatch[0]:.2f} to {watches[name].mismatch[-1]:.2f}", flush=True)
     lower = mismatch(teacher, data)
     figures = {

@@ -78,7 +78,7 @@ class DistillationArguments:
 
     # Stage 1, degradation recording
     degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).")
-    degradation_nodes: int = flag(4, "Nodes saved on the way.")
+    degradation_nodes: int = flag(7, "Nodes saved on the way.")
     node_spacing: Literal["geometric", "uniform"] = flag(
         "geometric", "Steps between nodes: doubling, or equal (paper)."
     )
@@ -90,7 +90,8 @@ class DistillationArguments:
     steps_per_node: int = flag(100, "Updates at each node but the last (the teacher), which gets what is left.")
     node_switching: Literal["fixed", "adaptive"] = flag(
         "adaptive",
-        "fixed walks the path always; adaptive only where the teacher errs much on the untrained student's samples.",
+        "fixed walks the path always, adaptive only from a --student_unet whose samples of one prompt vary less than "
+        "the teacher's.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
@@ -207,7 +208,8 @@ class DistillationArguments:
                 f"--degradation_nodes {self.degradation_nodes} is more than --degradation_steps "
                 f"{self.degradation_steps}: at most one node a step."
             )
-        if not self.no_backtracking and not self.degradation_path:
+        may_walk = self.node_switching == "fixed" or self.student_unet
+        if may_walk and not self.no_backtracking and not self.degradation_path:
             stretch = (self.degradation_nodes - 1) * self.steps_per_node
             if stretch >= self.max_train_steps:
                 raise UsageError(

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..files import atomic_write
 from ..models.lcm_lora import later_timesteps
 from .stage import Stage
-from .switching import TRUSTED_ERROR, NodeWalk, targets
+from .switching import NodeWalk, targets
 
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,9 @@ class DistributionBacktracking(Stage):
         self.path = path
         first, config = args.conditioning_timestep, context.teacher.scheduler_config
         self.later = later_timesteps(config, first) if args.proportion_later_steps else []
-        self.teacher_error = path.teacher_error() if path and args.node_switching == "adaptive" else None
-        self.walk = NodeWalk(targets(len(path) if path else 1, self.teacher_error), args.steps_per_node)
+        self.adaptive = path is not None and args.node_switching == "adaptive"
+        walk = not self.adaptive or path.verdict()[0]
+        self.walk = NodeWalk(targets(len(path) if path else 1, walk), args.steps_per_node)
         parameters, rate = self.student.parameters(), args.learning_rate
         self.student_learner = self.make_learner("student", parameters, rate, self.total_steps)
         parameters, rate = self.roles.parameters(self.fake), args.fake_score_learning_rate
@@ -52,12 +53,9 @@ class DistributionBacktracking(Stage):
         return len(self.walk.numbers) > 1
 
     def start(self):
-        if self.context.is_main and self.teacher_error is not None:
-            logger.info(
-                f"The teacher errs by {self.teacher_error:.2f} standard deviations in predicting the noise of the "
-                f"untrained student's samples: {'the path is walked' if self.walks else 'no path is needed'} "
-                f"(--node_switching adaptive, {TRUSTED_ERROR:g})."
-            )
+        if self.context.is_main and self.adaptive:
+            walked, why = self.path.verdict()
+            logger.info(f"{'The path is walked' if walked else 'No path is needed'}, as {why}.")
         self._load_target()
 
     def _load_target(self):

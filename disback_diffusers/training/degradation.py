@@ -6,17 +6,20 @@ import torch
 from ..diffusion.losses import denoising_loss
 from .path import node_steps
 from .stage import Stage
+from .switching import variation
 
 
 PROBE_SAMPLES = 16
 PROBE_TIMES = 4  # fixed noise levels a sample, spread evenly
 PROBE_STEPS = 20
+PROBE_DRAWS = 4  # of noise a prompt, of the same number of samples, where their variation is asked for
 
 
 class DegradationRecording(Stage):
     """Trains the role "target" by Eq. 7 with the student frozen, and adds a node to `path` at each of `node_steps`.
 
-    Each node keeps its error on fixed samples of the untrained student and of the teacher (unguided DDIM).
+    Each node keeps its error on fixed samples of the untrained student and of the teacher (unguided DDIM). The path
+    keeps how much such samples vary, where that decides whether it is walked.
     """
 
     name = "degradation"
@@ -37,7 +40,8 @@ class DegradationRecording(Stage):
 
     def start(self):
         if self.context.is_main:
-            self.path.start(**self.probe(role=None))
+            variations = self._variations() if self.args.student_unet else None
+            self.path.start(variations, **self.probe(role=None))
 
     def train_step(self, step):
         total = 0.0
@@ -86,18 +90,30 @@ class DegradationRecording(Stage):
             losses[f"{name}_loss"] = torch.stack(values).mean().item()
         return losses
 
+    def _variations(self):
+        """`DegradationPath.variations`, of a few prompts."""
+        batch = self.batches.draw("variations", 1, samples=PROBE_SAMPLES)
+        prompts = torch.arange(PROBE_SAMPLES // PROBE_DRAWS).repeat_interleave(PROBE_DRAWS)
+        samples = self._samples(batch, batch.conditioning[prompts])
+        return {name: variation(x0.unflatten(0, (-1, PROBE_DRAWS))) for name, x0 in samples.items()}
+
     def _make_probes(self):
         batch = self.batches.draw("probe", 1, samples=PROBE_SAMPLES)
         n, (low, high) = PROBE_SAMPLES, self.batches.timesteps
         grid = low + (torch.arange(n * PROBE_TIMES, device=batch.t.device) + 0.5) * (high - low) / (n * PROBE_TIMES)
         times = grid.long().view(n, PROBE_TIMES).T.contiguous()
+        return batch.conditioning, batch.epsilon, times, self._samples(batch, batch.conditioning)
+
+    @torch.no_grad()
+    def _samples(self, batch, conditioning):
+        """x0 of the student and of the teacher, of a batch's noise."""
         with self.autocast():
-            student = self.student(batch.noise, batch.conditioning)
+            student = self.student(batch.noise, conditioning)
             with self.roles():
                 teacher = self.context.teacher.sample(
-                    self.roles.unet, batch.noise, batch.conditioning, batch.empty, PROBE_STEPS
+                    self.roles.unet, batch.noise, conditioning, batch.empty, PROBE_STEPS
                 )
-        return batch.conditioning, batch.epsilon, times, {"student": student, "teacher": teacher}
+        return {"student": student, "teacher": teacher}
 
     # -----------------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,9 @@ class Node:
 class DegradationPath:
     """Nodes 0 (the teacher) to N (nearest to the untrained student).
 
-    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`.
+    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. `variations` has how much the
+    samples of one prompt vary (`switching.variation`), of the untrained "student" and of the "teacher", where the
+    student starts as a UNet of its own (`--student_unet`).
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class DegradationPath:
     settings: dict = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     complete: bool = False
+    variations: dict | None = None
 
     def __len__(self):
         return len(self.nodes)
@@ -67,6 +70,7 @@ class DegradationPath:
                 raise UsageError(f"{file} has format {manifest['format']}; this version reads {FORMAT}.")
             nodes = [Node(**node) for node in manifest["nodes"]]
             path = cls(folder, manifest["base_fingerprint"], manifest["settings"], nodes, manifest["complete"])
+            path.variations = manifest.get("variations")
         except FileNotFoundError:
             raise UsageError(f"{folder} holds no degradation path: there is no {MANIFEST}.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -94,22 +98,29 @@ class DegradationPath:
         if _sha256(file) != node.sha256:
             raise UsageError(f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs.")
 
-    def teacher_error(self):
-        """How far the teacher errs on the untrained student's samples (`float`).
+    def verdict(self):
+        """Whether `--node_switching adaptive` walks this path, and why (`bool`, `str`).
 
-        The root mean square of its error in predicting their noise, over samples and noise levels, in standard
-        deviations of the noise: to say nothing at all is an error of 1.
+        It does where the student starts as a UNet of its own and its samples of one prompt vary less than the
+        teacher's: from such a narrow cloud the teacher's score leads to the nearest modes alone. A student that starts
+        as the teacher, or broader, is only delayed by the path (benchmarks/RESULTS.md).
 
         Raises:
-            UsageError: the path was recorded without it.
+            UsageError: the path was recorded without `variations`.
         """
-        loss = self.nodes[0].student_loss
-        if not isinstance(loss, (int, float)) or not math.isfinite(loss):
+        if not self.settings.get("student_unet"):
+            return False, "the student starts with the teacher's weights"
+        try:
+            student, teacher = (float(self.variations[name]) for name in ("student", "teacher"))
+        except (TypeError, KeyError, ValueError):
+            student = teacher = math.nan
+        if not math.isfinite(student + teacher):
             raise UsageError(
-                f"{self.folder / MANIFEST} lacks the student_loss of node 0, by which --node_switching adaptive "
+                f"{self.folder / MANIFEST} lacks the variations of the samples, by which --node_switching adaptive "
                 "decides: use fixed, or record the path anew."
             )
-        return loss**0.5
+        compared = f"by {student:.3g}, the teacher's by {teacher:.3g} (standard deviation over the noise)"
+        return student < teacher, f"the untrained student's samples of one prompt vary {compared}"
 
     def load_into(self, roles, i, role="target"):
         """Put node i into an adapter slot, strictly; node 0 makes the slot the teacher again.
@@ -126,9 +137,9 @@ class DegradationPath:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def start(self, **losses):
+    def start(self, variations=None, **losses):
         """Begin anew with node 0."""
-        self.nodes, self.complete = [Node(step=0, **losses)], False
+        self.nodes, self.complete, self.variations = [Node(step=0, **losses)], False, variations
         self.write_manifest()
 
     def add(self, roles, step, role="target", **losses):
@@ -146,6 +157,7 @@ class DegradationPath:
             "base_fingerprint": self.base_fingerprint,
             "settings": self.settings,
             "complete": self.complete,
+            "variations": self.variations,
             "nodes": [asdict(node) for node in self.nodes],
         }
         text = json.dumps(manifest, indent=2) + "\n"

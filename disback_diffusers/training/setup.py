@@ -122,8 +122,7 @@ def _check_path(args):
         )
     if bool(path.settings.get("student_unet")) != bool(args.student_unet):
         raise UsageError(OTHER_STUDENT_UNET.format(args.degradation_path))
-    teacher_error = path.teacher_error() if args.node_switching == "adaptive" else None
-    nodes = len(targets(len(path), teacher_error)) - 1
+    nodes = len(targets(len(path), args.node_switching == "fixed" or path.verdict()[0])) - 1
     stretch = nodes * args.steps_per_node
     if stretch >= args.max_train_steps:
         raise UsageError(

@@ -4,11 +4,6 @@
 from dataclasses import dataclass
 
 
-# In standard deviations of the noise. A path won nothing up to an error of 1.8, and something from 3.2 on
-# (benchmarks/RESULTS.md).
-TRUSTED_ERROR = 2.0
-
-
 @dataclass
 class NodeWalk:
     """The targets in their order, ending in 0, the teacher. Each but the last lasts `steps_per_node` updates."""
@@ -32,16 +27,22 @@ class NodeWalk:
         return True
 
 
-def targets(n, teacher_error=None):
+def targets(n, walk=True):
     """Numbers of the targets of stage 2, from the student's end of the path to the teacher, 0 (`list[int]`).
 
-    The last node is where the fake score starts, and no target: the first is the one before (Alg. 2). Given the
-    teacher's error on the untrained student's samples, up to `TRUSTED_ERROR` the teacher is the only target.
+    The last node is where the fake score starts, and no target: the first is the one before (Alg. 2).
 
     Args:
         n (`int`): nodes of the path, the teacher among them; 1 without a path.
-        teacher_error (`float`, *optional*): `DegradationPath.teacher_error`.
+        walk (`bool`, *optional*): False for the teacher as the only target.
     """
-    if teacher_error is not None and teacher_error <= TRUSTED_ERROR:
-        return [0]
-    return [*range(n - 2, 0, -1), 0]
+    return [*range(n - 2, 0, -1), 0] if walk else [0]
+
+
+def variation(samples):
+    """How much samples of one prompt vary with their noise: the standard deviation of an element (`float`).
+
+    Args:
+        samples (`torch.Tensor`): (prompts, draws, ...), at least two draws.
+    """
+    return samples.var(dim=1).mean().sqrt().item()

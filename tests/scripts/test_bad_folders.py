@@ -82,19 +82,21 @@ def test_a_path_of_another_kind_of_run(fails, finished, files, changed_teacher):
     fails("--degradation_path finished --lora_target_modules to_q", "--lora_target_modules", early=False)
 
 
-def test_only_a_path_that_is_walked_takes_updates(fails, finished):
+def test_only_a_path_that_is_walked_takes_updates(fails, finished, small_unet):
     manifest = finished / "degradation" / "manifest.json"
-    text, flags = manifest.read_text(), "--degradation_path finished --steps_per_node 8 --node_switching adaptive"
+    record = json.loads(manifest.read_text())
+    flags = f"--student full --student_unet {small_unet} --node_switching adaptive --degradation_path finished"
 
-    def set_error_of_the_teacher(value):
-        record = json.loads(text)
-        record["nodes"][0]["student_loss"] = value**2
-        manifest.write_text(json.dumps(record))
+    def set_variations(**values):
+        settings = {**record["settings"], "student_unet": "fingerprint"}
+        manifest.write_text(json.dumps({**record, "settings": settings, "variations": values or None}))
 
-    set_error_of_the_teacher(1.9)
-    assert start(quick_words(*flags.split(), "--dry_run")).wait() == 0
-    set_error_of_the_teacher(2.1)
-    fails(flags, "--steps_per_node 8")
+    set_variations(student=2.1, teacher=2.0)
+    assert start(quick_words(*flags.split(), "--steps_per_node", "8", "--dry_run")).wait() == 0
+    set_variations(student=1.9, teacher=2.0)
+    fails(f"{flags} --steps_per_node 8", "--steps_per_node 8")
+    set_variations()
+    fails(flags, "manifest.json", "variations", "--node_switching adaptive", "fixed")
 
 
 def test_a_path_that_was_recorded_anew_since_the_checkpoint(fails, finished, files):
@@ -127,8 +129,8 @@ def test_a_path_of_another_student_unet(fails, finished, small_unet):
 def test_a_path_of_other_weights_of_the_student_unet(fails, files, small_unet):
     flags = f"--student full --student_unet {small_unet}"
     assert start(quick_words(*flags.split(), "--output_dir", "finished")).wait() == 0
-    settings = json.loads((files / "finished" / "degradation" / "manifest.json").read_text())["settings"]
-    assert str(small_unet.parent) not in str(settings)
+    manifest = json.loads((files / "finished" / "degradation" / "manifest.json").read_text())
+    assert str(small_unet.parent) not in str(manifest["settings"]) and manifest["variations"]["student"] > 0
     again = quick_words(*flags.split(), "--degradation_path", "finished", "--output_dir", "again")
     assert start(again).wait() == 0
     build_small_unet(seed=9).save_pretrained(files / "other")

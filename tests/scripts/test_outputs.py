@@ -101,10 +101,10 @@ def test_the_artefact_of_a_smaller_student(files, sd_folder, small_unet):
 
 
 def test_what_adaptive_switching_says_and_the_card_too(files):
-    """The students of the tiny teacher start near it."""
+    """A LoRA student starts as the teacher."""
     for switching, on_the_card in (("adaptive", "without backtracking"), ("fixed", "one after the other")):
         printed = finish("--node_switching", switching, "--output_dir", switching)
-        assert ("no path is needed" in printed) == (switching == "adaptive")
+        assert ("No path is needed" in printed) == (switching == "adaptive")
         nodes = [line["node"] for line in log(switching) if line["stage"] == "backtracking"]
         assert nodes == ([0] * 8 if switching == "adaptive" else [2, 2, 1, 1, 0, 0, 0, 0])
         card = (files / switching / "README.md").read_text()

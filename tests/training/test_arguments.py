@@ -9,6 +9,7 @@ from disback_diffusers.training.arguments import parse_args
 
 
 NEEDED = ["--pretrained_teacher_model", "x", "--prompt_dataset", "y"]
+LONG_PATH = "--steps_per_node 10 --degradation_nodes 3 --max_train_steps 20".split()
 PRESETS = sorted((Path(__file__).parents[2] / "train_scripts" / "presets").glob("*.yaml"))
 
 
@@ -69,7 +70,8 @@ def test_configs_for_accelerate(name, kind):
     [
         (["--prompt_dataset", "y"], "--pretrained_teacher_model"),
         ([*NEEDED, "--degradation_nodes", "9", "--degradation_steps", "8"], "--degradation_nodes 9"),
-        ([*NEEDED, "--steps_per_node", "10", "--degradation_nodes", "3", "--max_train_steps", "20"], "true teacher"),
+        ([*NEEDED, "--node_switching", "fixed", *LONG_PATH], "true teacher"),
+        ([*NEEDED, "--student", "full", "--student_unet", "u", *LONG_PATH], "true teacher"),
         ([*NEEDED, "--no_backtracking", "--fake_score_init", "node"], "--fake_score_init"),
         ([*NEEDED, "--no_backtracking", "--degradation_path", "p"], "--degradation_path"),
         ([*NEEDED, "--report_to", "wandb", "--hub_token", "t"], "--hub_token"),
@@ -79,6 +81,11 @@ def test_configs_for_accelerate(name, kind):
 def test_combinations_that_cannot_work(words, expected):
     with pytest.raises(UsageError, match=expected):
         parse_args(words)
+
+
+def test_a_path_that_will_not_be_walked_takes_no_updates():
+    assert parse_args([*NEEDED, *LONG_PATH]).max_train_steps == 20
+    assert parse_args([*NEEDED, "--no_backtracking", "--node_switching", "fixed", *LONG_PATH]).max_train_steps == 20
 
 
 def test_the_token_is_not_kept():

@@ -58,6 +58,24 @@ def test_the_embedded_teacher_leaves_its_own_samples_for_the_student_s(make_cont
     assert student.student_loss < 0.9 * teacher.student_loss and student.teacher_loss > 1.01 * teacher.teacher_loss
 
 
+def test_variations_are_those_of_one_prompt_over_the_noise(make_context, tmp_path, small_unet):
+    context = make_context(student="full", student_unet=str(small_unet))
+    path = DegradationPath(tmp_path / "path", context.roles.fingerprint)
+    stage = DegradationRecording(context, path, 1)
+    stage.student = lambda noise, conditioning: 3 * noise
+    stage.start()
+    assert path.variations["student"] == pytest.approx(3, rel=0.1) and path.variations["teacher"] > 0
+    assert DegradationPath.load(tmp_path / "path").variations == path.variations
+    stage.student = lambda noise, conditioning: conditioning.hidden_states.mean((1, 2)).view(-1, 1, 1, 1) + 0 * noise
+    stage.start()
+    assert path.variations["student"] == pytest.approx(0, abs=1e-6)
+
+
+def test_variations_are_left_out_where_they_decide_nothing(make_context, tmp_path):
+    path, _, _ = record(make_context(student="full"), tmp_path / "path", n=1)
+    assert path.variations is None
+
+
 def test_the_loss_of_a_node_is_the_mean_since_the_one_before(make_context, tmp_path):
     path, _, history = record(make_context(), tmp_path / "path")
     losses = [metrics["loss_target"] for metrics in history]

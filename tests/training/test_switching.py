@@ -3,14 +3,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.training.path import DegradationPath, Node
-from disback_diffusers.training.switching import NodeWalk, targets
+from disback_diffusers.training.path import DegradationPath
+from disback_diffusers.training.switching import NodeWalk, targets, variation
 
 
-def make_path(*student_losses):
-    return DegradationPath(Path("p"), "base", nodes=[Node(i, student_loss=s) for i, s in enumerate(student_losses)])
+STARTS_AS_THE_TEACHER = "the student starts with the teacher's weights"
+
+
+def make_path(student_unet, **variations):
+    return DegradationPath(Path("p"), "base", {"student_unet": student_unet}, variations=variations or None)
 
 
 def test_each_node_lasts_its_number_and_the_teacher_for_ever():
@@ -32,11 +36,27 @@ def test_a_walk_goes_on_from_its_state():
         assert (whole.node, whole.node_step) == (second.node, second.node_step)
 
 
-def test_the_teacher_s_error_is_a_root_mean_square():
-    assert make_path(6.25, 1.25, 0.5).teacher_error() == 2.5
-    for missing in (None, float("nan"), "0.5"):
-        with pytest.raises(UsageError, match="student_loss.*adaptive"):
-            make_path(missing, 1.0, 0.5).teacher_error()
+def test_adaptive_walks_to_a_student_of_its_own_whose_samples_differ_less_than_the_teacher_s():
+    assert make_path("fingerprint", student=0.9, teacher=1.0).verdict()[0]
+    walked, why = make_path("fingerprint", student=1.125, teacher=1.0).verdict()
+    assert not walked and "by 1.12, the teacher's by 1 " in why
+    for student_unet in (None, False):
+        assert make_path(student_unet, student=0.9, teacher=1.0).verdict() == (False, STARTS_AS_THE_TEACHER)
+
+
+@pytest.mark.parametrize("variations", [{}, {"student": 0.9}, {"student": float("nan"), "teacher": 1.0}])
+def test_adaptive_cannot_do_without_the_variations(variations):
+    with pytest.raises(UsageError, match="variations.*adaptive.*fixed"):
+        make_path("fingerprint", **variations).verdict()
+    assert make_path(None, **variations).verdict() == (False, STARTS_AS_THE_TEACHER)
+
+
+def test_variation_is_over_the_noise_of_one_prompt():
+    """Two prompts far from each other, of standard deviations 0.5 and 1."""
+    draws = torch.randn(1, 4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = torch.cat([100 + 0.5 * draws, draws.flip(1) - 100])
+    assert variation(samples) == pytest.approx((0.625) ** 0.5, rel=0.01)
+    assert variation(torch.tensor([[1.0, 3.0]])) == pytest.approx(2**0.5)  # two draws: n - 1
 
 
 def test_fixed_takes_all_but_the_last_and_without_a_path_the_teacher_alone():
@@ -44,6 +64,5 @@ def test_fixed_takes_all_but_the_last_and_without_a_path_the_teacher_alone():
     assert targets(1) == targets(2) == [0]
 
 
-def test_adaptive_walks_the_path_only_where_the_teacher_cannot_be_trusted():
-    assert targets(5, 2.1) == [3, 2, 1, 0]
-    assert targets(5, 1.9) == targets(5, 0.0) == [0]
+def test_a_path_that_is_not_walked():
+    assert targets(5, walk=False) == [0]
