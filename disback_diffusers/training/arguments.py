@@ -90,8 +90,8 @@ class DistillationArguments:
     steps_per_node: int = flag(100, "Updates at each node but the last (the teacher), which gets what is left.")
     node_switching: Literal["fixed", "adaptive"] = flag(
         "adaptive",
-        "fixed walks the path always, adaptive only from a --student_unet whose samples of one prompt vary less than "
-        "the teacher's.",
+        "fixed walks the path always, adaptive only from a --student_unet that has learned nothing yet and whose "
+        "samples of one prompt vary less than the teacher's.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(

@@ -4,7 +4,7 @@
 import torch
 
 from ..diffusion.losses import denoising_loss
-from .path import node_steps
+from .path import UNTRAINED, node_steps
 from .stage import Stage
 from .switching import variation
 
@@ -19,7 +19,7 @@ class DegradationRecording(Stage):
     """Trains the role "target" by Eq. 7 with the student frozen, and adds a node to `path` at each of `node_steps`.
 
     Each node keeps its error on fixed samples of the untrained student and of the teacher (unguided DDIM). The path
-    keeps how much such samples vary, where that decides whether it is walked.
+    keeps how the student started, where that decides whether it is walked.
     """
 
     name = "degradation"
@@ -40,8 +40,8 @@ class DegradationRecording(Stage):
 
     def start(self):
         if self.context.is_main:
-            variations = self._variations() if self.args.student_unet else None
-            self.path.start(variations, **self.probe(role=None))
+            untrained = self._untrained() if self.args.student_unet else None
+            self.path.start(untrained, **self.probe(role=None))
 
     def train_step(self, step):
         total = 0.0
@@ -90,12 +90,21 @@ class DegradationRecording(Stage):
             losses[f"{name}_loss"] = torch.stack(values).mean().item()
         return losses
 
-    def _variations(self):
-        """`DegradationPath.variations`, of a few prompts."""
-        batch = self.batches.draw("variations", 1, samples=PROBE_SAMPLES)
+    @torch.no_grad()
+    def _untrained(self):
+        """`DegradationPath.untrained`, of a few prompts."""
+        batch = self.batches.draw("untrained", 1, samples=PROBE_SAMPLES)
         prompts = torch.arange(PROBE_SAMPLES // PROBE_DRAWS).repeat_interleave(PROBE_DRAWS)
-        samples = self._samples(batch, batch.conditioning[prompts])
-        return {name: variation(x0.unflatten(0, (-1, PROBE_DRAWS))) for name, x0 in samples.items()}
+        conditioning = batch.conditioning[prompts]
+        student, teacher = self._samples(batch, conditioning).values()
+        t = torch.full_like(batch.t, self.student.timestep)
+        x_t = self.schedule.add_noise(teacher, batch.epsilon, t)
+        with self.autocast():
+            x0 = self.student.denoise(x_t, t, conditioning)
+        nothing = self.schedule.to_x0(torch.zeros_like(x_t), x_t, t)
+        error = (x0 - teacher).square().mean() / (nothing - teacher).square().mean()
+        spreads = [variation(samples.unflatten(0, (-1, PROBE_DRAWS))) for samples in (student, teacher)]
+        return dict(zip(UNTRAINED, (error.item(), *spreads), strict=True))
 
     def _make_probes(self):
         batch = self.batches.draw("probe", 1, samples=PROBE_SAMPLES)

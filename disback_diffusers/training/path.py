@@ -13,6 +13,8 @@ from ..files import atomic_write
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+UNTRAINED = ("error", "variation", "teacher_variation")
+LEARNED = 0.9  # share of the error of an answer of 0; random weights are above 1 (benchmarks/RESULTS.md)
 
 
 @dataclass
@@ -35,9 +37,10 @@ class Node:
 class DegradationPath:
     """Nodes 0 (the teacher) to N (nearest to the untrained student).
 
-    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. `variations` has how much the
-    samples of one prompt vary (`switching.variation`), of the untrained "student" and of the "teacher", where the
-    student starts as a UNet of its own (`--student_unet`).
+    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. Where the student starts as a UNet of
+    its own (`--student_unet`), `untrained` says how: its "error" where it denoises the teacher's samples at the conditioning
+    timestep, squared, as a share of that of a UNet that answers 0; and how much samples of one prompt vary
+    (`switching.variation`), its own ("variation") and the teacher's ("teacher_variation").
     """
 
     folder: Path
@@ -45,7 +48,7 @@ class DegradationPath:
     settings: dict = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     complete: bool = False
-    variations: dict | None = None
+    untrained: dict | None = None
 
     def __len__(self):
         return len(self.nodes)
@@ -70,7 +73,7 @@ class DegradationPath:
                 raise UsageError(f"{file} has format {manifest['format']}; this version reads {FORMAT}.")
             nodes = [Node(**node) for node in manifest["nodes"]]
             path = cls(folder, manifest["base_fingerprint"], manifest["settings"], nodes, manifest["complete"])
-            path.variations = manifest.get("variations")
+            path.untrained = manifest.get("untrained")
         except FileNotFoundError:
             raise UsageError(f"{folder} holds no degradation path: there is no {MANIFEST}.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -101,23 +104,28 @@ class DegradationPath:
     def verdict(self):
         """Whether `--node_switching adaptive` walks this path, and why (`bool`, `str`).
 
-        It does where the student starts as a UNet of its own and its samples of one prompt vary less than the
-        teacher's: from such a narrow cloud the teacher's score leads to the nearest modes alone. A student that starts
-        as the teacher, or broader, is only delayed by the path (benchmarks/RESULTS.md).
+        It does where the student starts as a UNet of its own that has learned nothing yet and whose samples of one prompt
+        vary less than the teacher's: from such a narrow cloud the teacher's score leads to the nearest modes alone. Any
+        other student is only delayed by the path (benchmarks/RESULTS.md).
 
         Raises:
-            UsageError: the path was recorded without `variations`.
+            UsageError: the path was recorded without `untrained`.
         """
         if not self.settings.get("student_unet"):
             return False, "the student starts with the teacher's weights"
         try:
-            student, teacher = (float(self.variations[name]) for name in ("student", "teacher"))
+            error, student, teacher = (float(self.untrained[key]) for key in UNTRAINED)
         except (TypeError, KeyError, ValueError):
-            student = teacher = math.nan
-        if not math.isfinite(student + teacher):
+            error = student = teacher = math.nan
+        if not math.isfinite(error + student + teacher):
             raise UsageError(
-                f"{self.folder / MANIFEST} lacks the variations of the samples, by which --node_switching adaptive "
-                "decides: use fixed, or record the path anew."
+                f'{self.folder / MANIFEST} does not say under "untrained" how the student started, by which '
+                "--node_switching adaptive decides: use fixed, or record the path anew."
+            )
+        if error < LEARNED:
+            return (
+                False,
+                f"the student's UNet has learned: it denoises with {error:.0%} of the error of an answer of 0",
             )
         compared = f"by {student:.3g}, the teacher's by {teacher:.3g} (standard deviation over the noise)"
         return student < teacher, f"the untrained student's samples of one prompt vary {compared}"
@@ -137,9 +145,9 @@ class DegradationPath:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def start(self, variations=None, **losses):
+    def start(self, untrained=None, **losses):
         """Begin anew with node 0."""
-        self.nodes, self.complete, self.variations = [Node(step=0, **losses)], False, variations
+        self.nodes, self.complete, self.untrained = [Node(step=0, **losses)], False, untrained
         self.write_manifest()
 
     def add(self, roles, step, role="target", **losses):
@@ -157,7 +165,7 @@ class DegradationPath:
             "base_fingerprint": self.base_fingerprint,
             "settings": self.settings,
             "complete": self.complete,
-            "variations": self.variations,
+            "untrained": self.untrained,
             "nodes": [asdict(node) for node in self.nodes],
         }
         text = json.dumps(manifest, indent=2) + "\n"

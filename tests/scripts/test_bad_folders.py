@@ -87,16 +87,16 @@ def test_only_a_path_that_is_walked_takes_updates(fails, finished, small_unet):
     record = json.loads(manifest.read_text())
     flags = f"--student full --student_unet {small_unet} --node_switching adaptive --degradation_path finished"
 
-    def set_variations(**values):
+    def set_untrained(value):
         settings = {**record["settings"], "student_unet": "fingerprint"}
-        manifest.write_text(json.dumps({**record, "settings": settings, "variations": values or None}))
+        manifest.write_text(json.dumps({**record, "settings": settings, "untrained": value}))
 
-    set_variations(student=2.1, teacher=2.0)
+    set_untrained({"error": 1.0, "variation": 2.1, "teacher_variation": 2.0})
     assert start(quick_words(*flags.split(), "--steps_per_node", "8", "--dry_run")).wait() == 0
-    set_variations(student=1.9, teacher=2.0)
+    set_untrained({"error": 1.0, "variation": 1.9, "teacher_variation": 2.0})
     fails(f"{flags} --steps_per_node 8", "--steps_per_node 8")
-    set_variations()
-    fails(flags, "manifest.json", "variations", "--node_switching adaptive", "fixed")
+    set_untrained(None)
+    fails(flags, "manifest.json", "untrained", "--node_switching adaptive", "fixed")
 
 
 def test_a_path_that_was_recorded_anew_since_the_checkpoint(fails, finished, files):
@@ -130,7 +130,7 @@ def test_a_path_of_other_weights_of_the_student_unet(fails, files, small_unet):
     flags = f"--student full --student_unet {small_unet}"
     assert start(quick_words(*flags.split(), "--output_dir", "finished")).wait() == 0
     manifest = json.loads((files / "finished" / "degradation" / "manifest.json").read_text())
-    assert str(small_unet.parent) not in str(manifest["settings"]) and manifest["variations"]["student"] > 0
+    assert str(small_unet.parent) not in str(manifest["settings"]) and manifest["untrained"]["variation"] > 0
     again = quick_words(*flags.split(), "--degradation_path", "finished", "--output_dir", "again")
     assert start(again).wait() == 0
     build_small_unet(seed=9).save_pretrained(files / "other")

@@ -58,22 +58,61 @@ def test_the_embedded_teacher_leaves_its_own_samples_for_the_student_s(make_cont
     assert student.student_loss < 0.9 * teacher.student_loss and student.teacher_loss > 1.01 * teacher.teacher_loss
 
 
-def test_variations_are_those_of_one_prompt_over_the_noise(make_context, tmp_path, small_unet):
+class OddStudent:
+    """Makes samples by one function and denoises by another."""
+
+    timestep = 399
+
+    def __init__(self, sample, denoise):
+        self.sample, self.denoise = sample, denoise
+
+    def __call__(self, noise, conditioning):
+        return self.sample(noise, conditioning)
+
+
+@pytest.fixture
+def untrained(make_context, tmp_path, small_unet):
+    """A function from an `OddStudent` (made of the context) to what the path keeps of how it started."""
     context = make_context(student="full", student_unet=str(small_unet))
     path = DegradationPath(tmp_path / "path", context.roles.fingerprint)
     stage = DegradationRecording(context, path, 1)
-    stage.student = lambda noise, conditioning: 3 * noise
-    stage.start()
-    assert path.variations["student"] == pytest.approx(3, rel=0.1) and path.variations["teacher"] > 0
-    assert DegradationPath.load(tmp_path / "path").variations == path.variations
-    stage.student = lambda noise, conditioning: conditioning.hidden_states[:, :, :1, None].sum(1, True) + 0 * noise
-    stage.start()
-    assert path.variations["student"] == pytest.approx(0, abs=1e-6)
+
+    def start(sample=lambda noise, conditioning: noise, denoise=lambda x_t, t, conditioning: x_t):
+        stage.student = OddStudent(sample, denoise)
+        stage.start()
+        assert DegradationPath.load(tmp_path / "path").untrained == path.untrained
+        return path.untrained
+
+    start.context = context
+    return start
 
 
-def test_variations_are_left_out_where_they_decide_nothing(make_context, tmp_path):
+def test_variations_are_those_of_one_prompt_over_the_noise(untrained):
+    values = untrained(sample=lambda noise, conditioning: 3 * noise)
+    assert values["variation"] == pytest.approx(3, rel=0.1) and values["teacher_variation"] > 0
+
+    def of_the_prompt(noise, conditioning):
+        return conditioning.hidden_states[:, :, :1, None].sum(1, True) + 0 * noise
+
+    assert untrained(sample=of_the_prompt)["variation"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_error_of_the_untrained_student_is_a_share_of_that_of_an_answer_of_zero(untrained, share):
+    schedule, batches = untrained.context.teacher.schedule, untrained.context.batches
+    epsilon = batches.draw("untrained", 1, samples=16).epsilon
+
+    def answers_a_share_of_the_noise(x_t, t, conditioning):
+        assert (t == 399).all()
+        return schedule.to_x0(share * epsilon, x_t, t)
+
+    values = untrained(denoise=answers_a_share_of_the_noise)
+    assert values["error"] == pytest.approx((1 - share) ** 2, rel=1e-3)
+
+
+def test_how_it_started_is_left_out_where_it_decides_nothing(make_context, tmp_path):
     path, _, _ = record(make_context(student="full"), tmp_path / "path", n=1)
-    assert path.variations is None
+    assert path.untrained is None
 
 
 def test_the_loss_of_a_node_is_the_mean_since_the_one_before(make_context, tmp_path):

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.training.path import DegradationPath
+from disback_diffusers.training.path import UNTRAINED, DegradationPath
 from disback_diffusers.training.switching import NodeWalk, targets, variation
 
 
 STARTS_AS_THE_TEACHER = "the student starts with the teacher's weights"
 
 
-def make_path(student_unet, **variations):
-    return DegradationPath(Path("p"), "base", {"student_unet": student_unet}, variations=variations or None)
+def make_path(student_unet, *untrained):
+    untrained = dict(zip(UNTRAINED, untrained)) or None
+    return DegradationPath(Path("p"), "base", {"student_unet": student_unet}, untrained=untrained)
 
 
 def test_each_node_lasts_its_number_and_the_teacher_for_ever():
@@ -36,19 +37,21 @@ def test_a_walk_goes_on_from_its_state():
         assert (whole.node, whole.node_step) == (second.node, second.node_step)
 
 
-def test_adaptive_walks_to_a_student_of_its_own_whose_samples_differ_less_than_the_teacher_s():
-    assert make_path("fingerprint", student=0.9, teacher=1.0).verdict()[0]
-    walked, why = make_path("fingerprint", student=1.125, teacher=1.0).verdict()
+def test_adaptive_walks_from_a_student_of_its_own_that_knows_nothing_and_varies_less_than_the_teacher():
+    assert make_path("fingerprint", 1.0, 0.9, 1.0).verdict()[0]
+    walked, why = make_path("fingerprint", 1.0, 1.125, 1.0).verdict()
     assert not walked and "by 1.12, the teacher's by 1 " in why
+    walked, why = make_path("fingerprint", 0.8, 0.9, 1.0).verdict()
+    assert not walked and "has learned: it denoises with 80% " in why
     for student_unet in (None, False):
-        assert make_path(student_unet, student=0.9, teacher=1.0).verdict() == (False, STARTS_AS_THE_TEACHER)
+        assert make_path(student_unet, 1.0, 0.9, 1.0).verdict() == (False, STARTS_AS_THE_TEACHER)
 
 
-@pytest.mark.parametrize("variations", [{}, {"student": 0.9}, {"student": float("nan"), "teacher": 1.0}])
-def test_adaptive_cannot_do_without_the_variations(variations):
-    with pytest.raises(UsageError, match="variations.*adaptive.*fixed"):
-        make_path("fingerprint", **variations).verdict()
-    assert make_path(None, **variations).verdict() == (False, STARTS_AS_THE_TEACHER)
+@pytest.mark.parametrize("values", [(), (1.0, 0.9), (1.0, float("nan"), 1.0), (None, 0.9, 1.0)])
+def test_adaptive_cannot_do_without_what_decides(values):
+    with pytest.raises(UsageError, match="untrained.*adaptive.*fixed"):
+        make_path("fingerprint", *values).verdict()
+    assert make_path(None, *values).verdict() == (False, STARTS_AS_THE_TEACHER)
 
 
 def test_variation_is_over_the_noise_of_one_prompt():
