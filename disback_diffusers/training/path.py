@@ -37,9 +37,9 @@ class Node:
 class DegradationPath:
     """Nodes 0 (the teacher) to N (nearest to the untrained student).
 
-    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. Where the student starts as a UNet of
-    its own (`--student_unet`), `untrained` says how: its "error" where it denoises the teacher's samples at the conditioning
-    timestep, squared, as a share of that of a UNet that answers 0; and how much samples of one prompt vary
+    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. Where the student starts as a
+    UNet of its own (`--student_unet`), `untrained` says how: its squared "error" in denoising the teacher's samples at
+    the conditioning timestep, as a share of that of a UNet that answers 0; and how much samples of one prompt vary
     (`switching.variation`), its own ("variation") and the teacher's ("teacher_variation").
     """
 
@@ -104,9 +104,9 @@ class DegradationPath:
     def verdict(self):
         """Whether `--node_switching adaptive` walks this path, and why (`bool`, `str`).
 
-        It does where the student starts as a UNet of its own that has learned nothing yet and whose samples of one prompt
-        vary less than the teacher's: from such a narrow cloud the teacher's score leads to the nearest modes alone. Any
-        other student is only delayed by the path (benchmarks/RESULTS.md).
+        It does where the student starts as a UNet of its own that has learned nothing yet and whose samples of one
+        prompt vary less than the teacher's: from such a narrow cloud the teacher's score leads to the nearest modes
+        alone. Any other student is only delayed by the path (benchmarks/RESULTS.md).
 
         Raises:
             UsageError: the path was recorded without `untrained`.

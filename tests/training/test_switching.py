@@ -42,7 +42,7 @@ def test_adaptive_walks_from_a_student_of_its_own_that_knows_nothing_and_varies_
     walked, why = make_path("fingerprint", 1.0, 1.125, 1.0).verdict()
     assert not walked and "by 1.12, the teacher's by 1 " in why
     walked, why = make_path("fingerprint", 0.8, 0.9, 1.0).verdict()
-    assert not walked and "has learned: it denoises with 80% " in why
+    assert not walked and "has learned: its error is 80% " in why
     for student_unet in (None, False):
         assert make_path(student_unet, 1.0, 0.9, 1.0).verdict() == (False, STARTS_AS_THE_TEACHER)
 
