@@ -123,10 +123,7 @@ class DegradationPath:
                 "--node_switching adaptive decides: use fixed, or record the path anew."
             )
         if error < LEARNED:
-            return (
-                False,
-                f"the student's UNet has learned: it denoises with {error:.0%} of the error of an answer of 0",
-            )
+            return False, f"the student's UNet has learned: its error is {error:.0%} of that of an answer of 0"
         compared = f"by {student:.3g}, the teacher's by {teacher:.3g} (standard deviation over the noise)"
         return student < teacher, f"the untrained student's samples of one prompt vary {compared}"
 
