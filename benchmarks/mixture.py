@@ -163,7 +163,7 @@ class Distillation:
 
     @torch.no_grad()
     def pays(self):
-        """What `--node_switching adaptive` says; the data stand for the teacher's samples."""
+        """What `--node_switching adaptive` says, with the data for the teacher's samples."""
         self.variations = {"student": variation(self.student(self.z)), "teacher": variation(self.real)}
         starts_as_teacher = isinstance(self.student, OneStepTeacher)
         return not starts_as_teacher and self.variations["student"] < self.variations["teacher"]
@@ -257,7 +257,8 @@ def main():
         print(table(curves, BASELINE)[-1], flush=True)
     print(*table(curves, BASELINE), sep="\n")
     shown = {name: curves[name] for name in list(curves)[:2]}
-    where = "as the teacher" if args.student == "teacher" else f"{args.offset:g} away"
+    where = f"{args.offset:g} away" if args.offset else "in the middle"
+    where = "as the teacher" if args.student == "teacher" else where
     title = f"Ten Gaussians in {args.dimensions} dimensions, student starts {where}"
     figure = draw(shown, title, "sliced Wasserstein distance")
     figure.savefig(args.output.with_suffix(".png"), dpi=110)
