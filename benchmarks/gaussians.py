@@ -13,7 +13,7 @@ SIGMA_DATA, SMALLEST_NOISE = 2.0, 0.1
 
 
 class Mixture:
-    """The data in d dimensions, with its score known at every noise level, and the noise levels of training."""
+    """The data in d dimensions, and the noise levels of training."""
 
     def __init__(self, seed=100, dimensions=2, largest_noise=10.0):
         generator = torch.Generator().manual_seed(seed)
@@ -29,13 +29,6 @@ class Mixture:
         """Log-uniform, (*shape, 1)."""
         low, high = torch.tensor(self.noise).log()
         return (low + (high - low) * torch.rand(*shape, 1, generator=generator)).exp()
-
-    def score(self, x, sigma):
-        """Gradient of the log density of x = x0 + sigma noise, at x (..., d) for sigma (..., 1)."""
-        variance = SPREAD**2 + sigma**2
-        away = self.centres - x.unsqueeze(-2)  # (..., modes, 2)
-        weights = (-away.square().sum(-1) / (2 * variance)).softmax(-1)
-        return (weights.unsqueeze(-1) * away).sum(-2) / variance
 
 
 class Linear(nn.Module):

@@ -72,7 +72,7 @@ class OddStudent:
 
 @pytest.fixture
 def untrained(make_context, tmp_path, small_unet):
-    """A function from an `OddStudent` (made of the context) to what the path keeps of how it started."""
+    """A function from the two functions of an `OddStudent` to what the path keeps of how it started."""
     context = make_context(student="full", student_unet=str(small_unet))
     path = DegradationPath(tmp_path / "path", context.roles.fingerprint)
     stage = DegradationRecording(context, path, 1)
