@@ -2,18 +2,21 @@
 """The model card of a student."""
 
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
 import jinja2
 from huggingface_hub import ModelCardData
 
+from .card_edits import marked
 from .files import atomic_write
 from .hub import CARD_NAME, hub_id, public_config
 from .models.embedded import EMBEDDED
 
 
 TEMPLATE = "model_card_template.md"
+PLOT = "samples/degradation-path.png"
 LICENSES = {
     EMBEDDED: "apache-2.0",
     "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
@@ -33,7 +36,19 @@ OUR_TAGS = ["disback", "distillation", "one-step"]
 UNKNOWN_BASE = "path/or/id/of/the/base"
 
 
-def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(), metrics=()):
+def model_card(
+    folder,
+    config,
+    repo_id=None,
+    prompts=(),
+    images=(),
+    node_steps=(),
+    metrics=(),
+    *,
+    steps=(1,),
+    whole=False,
+    with_path=False,
+):
     """Write README.md into an artefact's folder, and the sample images beside it.
 
     Args:
@@ -46,6 +61,9 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
             left out); without any the card says that there was no backtracking.
         metrics (list of `dict`, *optional*): rows of the results table, such as {"model": "student, 1 step", "FID":
             21.3}: measured numbers only, without any there is no table.
+        steps (`list[int]`, *optional*): the numbers of steps that the student was trained for, from 1.
+        whole (`bool`, *optional*): whether the folder holds a whole pipeline.
+        with_path (`bool`, *optional*): whether the degradation path is uploaded with the card.
 
     Returns:
         `Path`: the card.
@@ -58,6 +76,9 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         name = f"samples/card-{i}.png"
         atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
         widget.append({"text": prompt, "output": {"url": name}})
+    plot = folder / "degradation" / "path.png"
+    if plot.is_file():  # beside the samples, which are uploaded in any case
+        atomic_write(folder / PLOT, lambda file: shutil.copyfile(plot, file))
     text = _template().render(
         card_data=_front_matter(base, pipeline, is_lora, widget).to_yaml(),
         title=repo_id.split("/")[-1] if repo_id else "A one-step student",
@@ -75,14 +96,22 @@ def model_card(folder, config, repo_id=None, prompts=(), images=(), node_steps=(
         has_samples=bool(widget),
         node_steps=[step for step in node_steps if step > 0],
         path_walked=config.get("method", {}).get("path_walked", True),
-        has_path=(folder / "degradation" / "manifest.json").is_file(),
-        has_plot=(folder / "degradation" / "path.png").is_file(),
+        with_path=with_path,
+        plot=PLOT if plot.is_file() else None,
+        more_steps=_listed(steps[1:]),
+        whole=whole,
         settings={key: _cell(value) for key, value in config.get("method", {}).items() if value is not None},
         columns=list(dict.fromkeys(column for row in metrics for column in row)),
         rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
     )
-    atomic_write(folder / CARD_NAME, lambda file: file.write_text(text, encoding="utf-8"))
+    atomic_write(folder / CARD_NAME, lambda file: file.write_text(marked(text), encoding="utf-8"))
     return folder / CARD_NAME
+
+
+def _listed(numbers):
+    """[2, 4, 8] to "2, 4 or 8"."""
+    *some, last = map(str, numbers or [""])
+    return f"{', '.join(some)} or {last}" if some else last
 
 
 def _front_matter(base, pipeline, is_lora, widget):

@@ -4,15 +4,18 @@
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
+from .card_edits import card_to_push
 from .errors import RunError, UsageError, one_line
 from .files import LORA_NAME, atomic_write, usual_mode
+from .hub_errors import TOKEN
 from .models.embedded import EMBEDDED
 
 
@@ -27,8 +30,8 @@ PUBLISHED = (
     LORA_NAME,
     *(f"{UNET_FOLDER}/{name}" for name in ("config.json", "*.safetensors", "*.safetensors.index.json")),
     "samples/*.png",
-    *(f"degradation/{name}" for name in ("manifest.json", "path.png", "*.safetensors")),
 )
+PATH_FILES = tuple(f"degradation/{name}" for name in ("manifest.json", "path.png", "*.safetensors"))  # if asked for
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The artefact
@@ -170,12 +173,12 @@ def without_paths(value):
     return value
 
 
-def create_hub_repo(hub_model_id, token=None, private=None):
+def create_hub_repo(repo_id, token=None, private=None):
     """Make the repository, or make sure that an existing one may be written to; before training, so that nothing is
     lost after it.
 
     Args:
-        hub_model_id (`str`): "name" or "owner/name".
+        repo_id (`str`): "name" or "owner/name" (`--hub_model_id`).
         token (`str`, *optional*): by default the one of `hf auth login` or HF_TOKEN.
         private (`bool`, *optional*): of a new repository; by default as the owner has set it.
 
@@ -187,47 +190,63 @@ def create_hub_repo(hub_model_id, token=None, private=None):
         RunError: the Hub cannot be reached, or fails.
     """
     try:
-        validate_repo_id(hub_model_id)
+        validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UsageError(f"--hub_model_id {hub_model_id} is no valid name: {one_line(error)}") from None
+        raise UsageError(f"--hub_model_id {repo_id} is no valid name: {one_line(error)}") from None
     if not (token or get_token()):
-        raise UsageError("--push_to_hub needs a token with write access: `hf auth login`, HF_TOKEN or --hub_token.")
+        raise UsageError("uploading needs a token with write access: `hf auth login`, HF_TOKEN or --hub_token.")
     api = HfApi(token=token)
     try:
-        repo_id = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
-        api.auth_check(repo_id, write=True)  # to "create" an existing repository one only needs to be able to read it
+        made = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        api.auth_check(made, write=True)  # to "create" an existing repository one only needs to be able to read it
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
-            raise UsageError("the Hub does not accept the token (--hub_token, HF_TOKEN or `hf auth login`).") from None
+            raise UsageError(f"the Hub does not accept {TOKEN}.") from None
         if status in (403, 404):
-            raise UsageError(f"the token has no right to write to --hub_model_id {hub_model_id} ({status}).") from None
-        raise RunError(f"the Hub cannot make {hub_model_id}: {one_line(error)}") from None
+            raise UsageError(f"{TOKEN} has no right to write to --hub_model_id {repo_id} ({status}).") from None
+        raise RunError(f"the Hub cannot make {repo_id}: {one_line(error)}") from None
     except (HTTPError, OSError) as error:
         raise RunError(
             f"the Hub cannot be reached ({one_line(error)}): check the network and HF_HUB_OFFLINE, or leave out "
             "--push_to_hub and upload later."
         ) from None
-    return repo_id
+    return made
 
 
-def published_files(folder):
+@contextmanager
+def use_token(token):
+    """Within, all that reads from or writes to the Hub uses this token, the datasets and model libraries included."""
+    before = os.environ.get("HF_TOKEN")
+    if token:
+        os.environ["HF_TOKEN"] = token
+    try:
+        yield
+    finally:
+        if token and before is None:
+            del os.environ["HF_TOKEN"]
+        elif token:
+            os.environ["HF_TOKEN"] = before
+
+
+def published_files(folder, with_path=False):
     """What `push_folder` uploads, as sorted paths within the folder."""
-    folder = Path(folder)
-    found = {file.relative_to(folder).as_posix() for pattern in PUBLISHED for file in folder.glob(pattern)}
+    folder, patterns = Path(folder), (*PUBLISHED, *(PATH_FILES if with_path else ()))
+    found = {file.relative_to(folder).as_posix() for pattern in patterns for file in folder.glob(pattern)}
     return sorted(name for name in found if (folder / name).is_file())
 
 
-def push_folder(folder, repo_id, token=None, commit_message="Upload a DisBack student"):
-    """Upload a finished student in one commit: weights, configuration, card, samples and the degradation path.
+def push_folder(folder, repo_id, token=None, commit_message="Upload a DisBack student", with_path=False):
+    """Upload a finished student in one commit: weights, configuration, card and samples.
 
     Checkpoints, optimizer states, logs and caches stay here, and so do the paths of this machine that the
-    configuration may hold.
+    configuration may hold. A card that somebody has edited on the Hub stays as it is.
 
     Args:
         folder (`str` or `os.PathLike`): the output folder of a run.
         repo_id (`str`): as `create_hub_repo` has returned it.
         token (`str`, *optional*): by default the one of `hf auth login` or HF_TOKEN.
+        with_path (`bool`, *optional*): upload the degradation path too, which is larger than a LoRA student.
 
     Returns:
         `str`: the address of the commit.
@@ -236,17 +255,49 @@ def push_folder(folder, repo_id, token=None, commit_message="Upload a DisBack st
         UsageError: the folder holds no student.
         RunError: the upload failed; the message says how to try again.
     """
-    folder, names = Path(folder), published_files(folder)
+    folder, names = Path(folder), published_files(folder, with_path)
     if CONFIG_NAME not in names or not {LORA_NAME, f"{UNET_FOLDER}/config.json"} & set(names):
         raise UsageError(f"{folder} holds no student to upload: {CONFIG_NAME} and {LORA_NAME} or {UNET_FOLDER}/.")
     config = json.dumps(public_config(read_artefact_config(folder)), indent=2) + "\n"
     content = {name: str(folder / name) for name in names} | {CONFIG_NAME: config.encode()}
-    operations = [CommitOperationAdd(name, file) for name, file in content.items()]
+    again = f"push_folder({str(folder)!r}, {repo_id!r}{', with_path=True' if with_path else ''})"
+    remedy = (
+        f"Nothing is lost, all is in {folder}; to try again: "
+        f'python -c "from disback_diffusers.hub import push_folder; {again}"'
+    )
+    return _commit(content, repo_id, token, remedy, commit_message=commit_message)
+
+
+def upload_pipeline(folder, repo_id, token=None, commit_message=None, create_pr=False, subfolder=None):
+    """Upload a saved whole pipeline in one commit; arguments as in `DiffusionPipeline.push_to_hub`.
+
+    Returns:
+        `str`: the address of the commit.
+
+    Raises:
+        RunError: the upload failed.
+    """
+    place, files = f"{subfolder}/" if subfolder else "", [file for file in Path(folder).rglob("*") if file.is_file()]
+    content = {place + file.relative_to(folder).as_posix(): str(file) for file in files}
+    message = commit_message or "Upload a DisBack student"
+    return _commit(content, repo_id, token, "Try again later.", commit_message=message, create_pr=create_pr)
+
+
+def _commit(content, repo_id, token, remedy, **options):
+    """Upload files or bytes by their names in the repository."""
+    api = HfApi(token=token)
     try:
-        return HfApi(token=token).create_commit(repo_id, operations, commit_message=commit_message).commit_url
+        if CARD_NAME in content:
+            new = Path(content[CARD_NAME]).read_text(encoding="utf-8")
+            content[CARD_NAME] = card_to_push(_card_on_the_hub(api, repo_id), new).encode()
+        operations = [CommitOperationAdd(name, file) for name, file in content.items()]
+        return api.create_commit(repo_id, operations, **options).commit_url
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: one of the large files
-        again = f"from disback_diffusers.hub import push_folder; push_folder({str(folder)!r}, {repo_id!r})"
-        raise RunError(
-            f"the upload to {repo_id} failed ({one_line(error)}). Nothing is lost, all is in {folder}; to try again: "
-            f'python -c "{again}"'
-        ) from None
+        raise RunError(f"the upload to {repo_id} failed ({one_line(error)}). {remedy}") from None
+
+
+def _card_on_the_hub(api, repo_id):
+    try:
+        return Path(api.hf_hub_download(repo_id, CARD_NAME)).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        return ""

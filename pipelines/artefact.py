@@ -10,24 +10,22 @@ from pathlib import Path
 import yaml
 from diffusers import UNet2DConditionModel
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.repocard import metadata_load
+from safetensors import safe_open
 
 from disback_diffusers.errors import RunError, UsageError, one_line
 from disback_diffusers.hub import CARD_NAME, CONFIG_NAME, LORA_NAME, read_artefact_config
+from disback_diffusers.hub_errors import reading
 from disback_diffusers.models.embedded import resolve
+from disback_diffusers.models.lcm_lora import refuse_dora
+from disback_diffusers.models.pipeline_files import INDEX_NAME
 from disback_diffusers.models.student_unet import UNET_INTERFACE
 
+from .adapters import ADAPTER
 
-INDEX_NAME = "model_index.json"
+
 UNET_CONFIGS = ("unet/config.json", "config.json")
 
-ADAPTER = "disback"
 HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 MODEL_KWARGS = (*HUB_KWARGS, "dtype", "torch_dtype", "low_cpu_mem_usage", "use_safetensors")
 
@@ -46,22 +44,10 @@ def fetch(source, files, revision=None, **hub):
     """
     if os.path.isdir(source):
         return Path(source)
-    try:
+    if os.path.isfile(source):
+        raise UsageError(f"{source} is a file: give the folder that holds it, {os.path.dirname(source) or '.'}.")
+    with reading(source, revision):
         return Path(snapshot_download(source, revision=revision, allow_patterns=files, **hub))
-    except HFValidationError:
-        raise UsageError(f"{source} is neither a folder nor a Hub id (owner/name).") from None
-    except RevisionNotFoundError:
-        raise UsageError(f"{source} on the Hub has no revision {revision}.") from None
-    except RepositoryNotFoundError:
-        raise UsageError(
-            f"{source} is neither a folder nor a repository on the Hub that can be read: check the name, and for a "
-            "private or gated one pass token=... (or `hf auth login`)."
-        ) from None
-    except LocalEntryNotFoundError:
-        raise RunError(
-            f"{source} is no folder, not (completely) in the cache, and the Hub cannot be reached: check the name, "
-            "the network, and that neither HF_HUB_OFFLINE nor local_files_only forbids to ask."
-        ) from None
 
 
 def read_json(file):
@@ -69,6 +55,23 @@ def read_json(file):
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read as JSON ({error}).") from None
+
+
+def student_settings(config):
+    """What disback_config.json says of how the student is called, by the names of the pipelines' options (`dict`)."""
+    if not config:
+        return {}
+    later = config.get("method", {}).get("proportion_later_steps") or 0
+    return {"conditioning_timestep": config["conditioning_timestep"], "few_step": later > 0}
+
+
+def config_of_folder(source):
+    """disback_config.json of the whole pipeline that was loaded from this folder or Hub id; without one, empty."""
+    try:
+        folder = fetch(source, [CONFIG_NAME, INDEX_NAME], local_files_only=True) if source else None
+        return read_artefact_config(folder) if folder and (folder / INDEX_NAME).is_file() else {}
+    except (UsageError, RunError):  # loaded from somewhere else
+        return {}
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Artefact:
             UsageError: no artefact, a broken configuration, or as in `fetch`.
             RunError: as in `fetch`.
         """
+        source = resolve(source)
         wanted = [CONFIG_NAME, CARD_NAME, INDEX_NAME, LORA_NAME, *UNET_CONFIGS]
         folder = fetch(source, wanted, revision, **hub)
         config = read_artefact_config(folder)
@@ -133,10 +137,10 @@ class Artefact:
         return read_json(self.folder / self.unet_subfolder / "config.json")
 
     def base(self, base_model=None, base_revision=None):
-        """Folder or Hub id of the base model, and its revision (`str` or `None`).
+        """Folder or Hub id of the base model, its revision and its variant (`str` or `None`).
 
-        The argument comes first, then disback_config.json, then the card. The recorded revision is that of the
-        recorded base, and of no other.
+        The argument comes first, then disback_config.json, then the card. The recorded revision and variant are those
+        of the recorded base, and of no other.
 
         Raises:
             UsageError: none of them names a base.
@@ -145,9 +149,11 @@ class Artefact:
         base = str(base_model or recorded or self._base_of_card() or "")
         if not base:
             raise UsageError(f"{self.source} does not say which base model it belongs to: pass base_model=...")
-        if base_revision is None and base == recorded:
-            base_revision = self.config.get("base_revision")
-        return resolve(base), base_revision
+        variant = None
+        if base == recorded:
+            base_revision = self.config.get("base_revision") if base_revision is None else base_revision
+            variant = self.config.get("variant")
+        return resolve(base), base_revision, variant
 
     def _base_of_card(self):
         card = self.folder / CARD_NAME
@@ -181,6 +187,8 @@ class Artefact:
     def _reading(self, name):
         try:
             yield
+        except UsageError as error:
+            raise UsageError(f"{self.source}/{name} {error}") from None
         except Exception as error:  # of four libraries, for a missing, truncated or foreign file
             raise UsageError(
                 f"{self.source}/{name} cannot be read ({one_line(error)}): restore it, or download it again."
@@ -193,6 +201,8 @@ class Artefact:
             UsageError: not all of it fits, where diffusers would leave out the rest with a warning.
         """
         with self._reading(LORA_NAME):
+            with safe_open(self.folder / LORA_NAME, "pt") as opened:
+                refuse_dora(opened.keys())
             state, alphas, metadata = pipe.lora_state_dict(
                 str(self.folder), weight_name=LORA_NAME, unet_config=pipe.unet.config, return_lora_metadata=True
             )

@@ -1,69 +1,49 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the one-step pipelines of all families share."""
+"""What the pipelines of all families share: loading three kinds of artefact, drawing, saving and publishing."""
 
-import copy
-import inspect
+import tempfile
+from functools import cached_property
+from pathlib import Path
 
-from diffusers import LCMScheduler
+import torch
 from diffusers.utils import logging
 
-from disback_diffusers.errors import UsageError
-from disback_diffusers.hub import public_config, write_artefact_config
+from disback_diffusers.card import model_card
+from disback_diffusers.errors import UsageError, one_line
+from disback_diffusers.hub import create_hub_repo, public_config, upload_pipeline, write_artefact_config
 
-from .artefact import HUB_KWARGS, INDEX_NAME, UNET_CONFIGS, Artefact, fetch, read_json
+from .adapters import StudentLoraMixin, fused_copy
+from .artefact import (
+    HUB_KWARGS,
+    INDEX_NAME,
+    UNET_CONFIGS,
+    Artefact,
+    config_of_folder,
+    fetch,
+    read_json,
+    student_settings,
+)
+from .call_arguments import check_call, chosen_timesteps, without_effect
+from .saving import without_guidance
+from .schedulers import (
+    DEFAULT_TIMESTEP,
+    checked_timestep,
+    few_step_scheduler,
+    one_step_scheduler,
+    one_step_timestep,
+    timesteps_by_steps,
+)
 
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_TIMESTEP = 399
+STUDENT_OPTIONS = ("conditioning_timestep", "few_step")  # of the constructors, beside the stock ones
+HUB_ARGUMENTS = ("repo_id", "token", "commit_message", "private", "create_pr")
 FAMILIES = {}  # the class a base model's model_index.json names -> the pipeline of its students
 
 
-def one_step_scheduler(scheduler, timestep):
-    """The LCMScheduler of the same noise schedule, cut off after `timestep`.
-
-    Its one and only step starts there, also in plain diffusers where nobody passes `timesteps=[...]`. The step is the
-    plain x0 estimate (Eq. 20): the boundary condition LCM adds shares out c_skip = 1 / (1 + 400 timestep^2), 1.6e-8 at
-    timestep 399, to the noise.
-
-    Args:
-        scheduler (`SchedulerMixin`): of a model trained with betas.
-        timestep (`int`): the conditioning timestep.
-
-    Raises:
-        UsageError: the timestep is outside of the schedule.
-    """
-    known = inspect.signature(LCMScheduler.__init__).parameters
-    config = {key: value for key, value in scheduler.config.items() if key in known or key.startswith("_")}
-    whole = LCMScheduler.from_config(config)
-    if not 0 < timestep < len(whole.betas):
-        raise UsageError(
-            f"conditioning timestep {timestep} is outside of the base model's schedule, 1 to {len(whole.betas) - 1}."
-        )
-    return LCMScheduler.from_config(
-        whole.config,
-        trained_betas=whole.betas[: timestep + 1].tolist(),
-        rescale_betas_zero_snr=False,  # these betas are already
-        num_train_timesteps=timestep + 1,
-        original_inference_steps=1,
-    )
-
-
-def fused_copy(unet):
-    """A copy of a UNet with its active adapters, at their current weights, worked into it; without any, itself."""
-    if not getattr(unet, "peft_config", None):
-        return unet
-    fused = copy.deepcopy(unet)
-    fused.fuse_lora()
-    fused.unload_lora()
-    return fused
-
-
-class OneStepPipeline:
-    """What the families share: loading three kinds of artefact, and saving as the stock pipeline of the family.
-
-    A family is a class that derives from this one and from `stock_class`.
-    """
+class OneStepPipeline(StudentLoraMixin):
+    """What the families share. A family is a class that derives from this one and from `stock_class`."""
 
     stock_class = None
     stock_options = ()  # of the constructor, beside the components
@@ -73,16 +53,34 @@ class OneStepPipeline:
         if "stock_class" in vars(cls):
             FAMILIES[cls.stock_class.__name__] = cls
 
-    def _make_one_step(self, conditioning_timestep):
-        """At the end of a constructor; not before the stock one, which mends outdated scheduler settings."""
-        self.register_modules(scheduler=one_step_scheduler(self.scheduler, conditioning_timestep))
-        self.register_to_config(conditioning_timestep=conditioning_timestep)
+    def _make_student(self, conditioning_timestep, few_step):
+        """At the end of a constructor; not before the stock one, which corrects outdated scheduler settings."""
+        made_for, timestep = one_step_timestep(self.scheduler), conditioning_timestep
+        if timestep is None and made_for is None:
+            timestep = DEFAULT_TIMESTEP
+            logger.warning(
+                f"Nothing says at which timestep the student was trained to start: taking {timestep}. If it is "
+                "another one, images are blurred or noisy: pass conditioning_timestep=..."
+            )
+        timestep = made_for if timestep is None else checked_timestep(timestep)
+        few_step = bool(few_step) and made_for is None
+        scheduler = few_step_scheduler(self.scheduler) if few_step else one_step_scheduler(self.scheduler, timestep)
+        self.register_modules(scheduler=scheduler)
+        self.register_to_config(conditioning_timestep=timestep, few_step=few_step)
         self._artefact_config = {}
 
     @property
     def conditioning_timestep(self):
-        """The timestep at which the student was trained to turn pure noise into an image."""
+        """The timestep at which the student was trained to turn pure noise into an image (`int`)."""
         return self.config.conditioning_timestep
+
+    @cached_property
+    def _timesteps_by_steps(self):
+        first = self.conditioning_timestep
+        return timesteps_by_steps(self.scheduler, first) if self.config.few_step else {1: [first]}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Loading
 
     @classmethod
     def from_pretrained(
@@ -104,47 +102,54 @@ class OneStepPipeline:
             base_model (`str` or `os.PathLike`, *optional*): folder or Hub id of the base model; by default the one
                 that disback_config.json, or else the model card, names.
             base_revision (`str`, *optional*): of the base model; by default the recorded one.
-            conditioning_timestep (`int`, *optional*): by default the one in disback_config.json; without either it is
-                taken to be 399, with a warning.
+            conditioning_timestep (`int`, *optional*): by default the one in disback_config.json or, of a whole
+                pipeline, in its scheduler; without any it is taken to be 399, with a warning.
             kwargs: as in diffusers. `revision` is that of the student's repository, never the base's. `variant` is
-                that of the whole pipeline, or of the base model: a LoRA or a UNet of ours has no variants. Pickled
-                weights are only read with `use_safetensors=False`.
+                that of the whole pipeline, or of the base model, by default the one it was trained with; a LoRA or a
+                UNet of ours has no variants. A component, such as `unet`, takes the place of the one that would be
+                loaded; `unet=None` leaves the student out, to encode prompts only. All parts are loaded in float32
+                unless `dtype` is given. Pickled weights are only read with `use_safetensors=False`.
 
         Raises:
             UsageError: nothing that can be loaded, no or an unsuitable base model, a broken disback_config.json.
             RunError: the Hub cannot be reached and the cache does not hold what is needed.
         """
         kwargs.setdefault("use_safetensors", True)
+        if "torch_dtype" not in kwargs:  # transformers would take the precision of the file, diffusers float32
+            kwargs.setdefault("dtype", torch.float32)
         hub = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
         artefact = Artefact.find(str(pretrained_model_name_or_path), kwargs.pop("revision", None), **hub)
         if artefact.kind == "full":
-            base, revision, family = artefact.source, artefact.revision, cls._family(artefact.source, artefact.folder)
+            base, revision, folder = artefact.source, artefact.revision, artefact.folder
+            family = cls._family(base, folder)
+            kwargs.setdefault("variant", artefact.config.get("variant"))
             if base_model is not None:
                 logger.warning(f"{artefact.source} is a whole pipeline: base_model={base_model} is not needed.")
         else:
-            base, revision = artefact.base(base_model, base_revision)
-            base_folder, family = cls._base(artefact, base, revision, hub)
-        if artefact.kind == "unet":
-            artefact.check_base(base, base_folder)
+            base, revision, variant = artefact.base(base_model, base_revision)
+            kwargs.setdefault("variant", variant)
+            folder, family = cls._base(artefact, base, revision, hub)
+        if artefact.kind == "unet" and "unet" not in kwargs:
+            artefact.check_base(base, folder)
             kwargs["unet"] = artefact.load_unet(kwargs)
-        load = super(OneStepPipeline, family).from_pretrained
-        timestep = cls._timestep(artefact) if conditioning_timestep is None else conditioning_timestep
-        pipe = load(base, revision=revision, conditioning_timestep=timestep, **kwargs)
-        if artefact.kind == "lora":
+        settings = student_settings(artefact.config)
+        if conditioning_timestep is not None:
+            settings["conditioning_timestep"] = checked_timestep(conditioning_timestep)
+        pipe = family._load(base, revision=revision, **settings, **kwargs)
+        if artefact.kind == "lora" and pipe.unet is not None:
             artefact.attach_lora(pipe, base)
         pipe._artefact_config = artefact.config
         return pipe
 
-    @staticmethod
-    def _timestep(artefact):
-        timestep = artefact.config.get("conditioning_timestep")
-        if timestep is None:
-            timestep = DEFAULT_TIMESTEP
-            logger.warning(
-                f"{artefact.source} has no disback_config.json: taking {timestep} as its conditioning timestep. "
-                "If it is another one, images are blurred or noisy: pass conditioning_timestep=..."
-            )
-        return timestep
+    @classmethod
+    def _load(cls, source, **kwargs):
+        """`from_pretrained` of the stock class."""
+        try:
+            return super().from_pretrained(source, **kwargs)
+        except UsageError:
+            raise
+        except Exception as error:  # of four libraries: files that are missing, damaged, or of another variant
+            raise UsageError(f"{source} cannot be loaded: {one_line(error)}") from error
 
     @classmethod
     def _base(cls, artefact, base, revision, hub):
@@ -166,31 +171,102 @@ class OneStepPipeline:
             raise UsageError(f"{source} {what}; there are students of: {', '.join(FAMILIES)}.")
         return FAMILIES[name]
 
-    def save_pretrained(self, save_directory, **kwargs):
+    @classmethod
+    def from_pipe(cls, pipeline, **kwargs):
+        """A pipeline of the same components, of the family that `pipeline` has: SDXL becomes a `DisBackXLPipeline`.
+
+        The precision stays as it is, unless `dtype` is given (diffusers would convert to float32).
+
+        Args:
+            pipeline (`DiffusionPipeline`): a Stable Diffusion or SDXL pipeline, with a student's UNet.
+            kwargs: components and options that take the place of the pipeline's; `conditioning_timestep` is by default
+                the pipeline's own, that of the folder it was loaded from, or that of its scheduler; without any it is
+                taken to be 399, with a warning.
+
+        Raises:
+            UsageError: a pipeline of another kind.
+        """
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        family = FAMILIES[
+            "StableDiffusionXLPipeline" if "text_encoder_2" in pipeline.components else "StableDiffusionPipeline"
+        ]
+        saved, config = config_of_folder(pipeline.config.get("_name_or_path")), dict(pipeline.config)
+        kept = {name: config[f"_{name}"] for name in STUDENT_OPTIONS if f"_{name}" in config}  # by a stock class
+        given = {**student_settings(saved), **kept, **config, **pipeline.components, **kwargs}
+        missing = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"} - given.keys()
+        if missing:
+            raise UsageError(f"from_pipe: a {type(pipeline).__name__} has no {min(missing)}; give an SD or SDXL one.")
+        components, options = family._get_signature_keys(family)
+        known = {*components, *options, *kwargs}
+        new = family(**{name: value for name, value in given.items() if name in known})
+        new.register_to_config(_name_or_path=config.get("_name_or_path"))
+        new._artefact_config = getattr(pipeline, "_artefact_config", saved)
+        return new if dtype is None else new.to(dtype=dtype)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Drawing
+
+    def _checked_call(self, given):
+        """The arguments of the stock call (`dict`) from those of ours; raises a UsageError for what cannot work."""
+        self._warn_if_student_is_off()
+        arguments = without_effect(given)
+        check_call(self, arguments)
+        steps, timesteps = arguments.pop("num_inference_steps"), arguments.pop("timesteps")
+        chosen = chosen_timesteps(self._timesteps_by_steps, steps, timesteps)
+        inputs = list(arguments.pop("callback_on_step_end_tensor_inputs") or ["latents"])
+        fixed = {"timesteps": chosen, "guidance_scale": 0.0, "callback_on_step_end_tensor_inputs": inputs}
+        return {**arguments, **fixed}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Saving
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """Save a whole pipeline that plain diffusers loads as well, under the stock class's name; arguments as there.
 
-        A LoRA is fused into the saved UNet: model_index.json has no place for one, and who loads the pipeline without
-        this package would get the base model. In fp16 or bf16 the weights are rounded once more by that.
+        LoRAs that are active are fused into the saved weights: model_index.json has no place for one, and who loads
+        the pipeline without this package would get the base model. In fp16 or bf16 the weights are rounded once more
+        by that. The UNet is marked as guidance-distilled, so that plain diffusers makes no unconditional pass.
+        README.md is the model card.
         """
-        config = {key: value for key, value in self._artefact_config.items() if not key.startswith("lora_")}
-        config |= {"student": "full", "conditioning_timestep": self.conditioning_timestep}
-        # First of all, as `push_to_hub=True` uploads the folder at the end of the stock method.
-        write_artefact_config(save_directory, public_config(config))
-        components = {**self.components, "unet": fused_copy(self.unet)}
-        stock = self.stock_class(**components, **{name: self.config[name] for name in self.stock_options})
-        stock.save_pretrained(str(save_directory), **kwargs)
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        save_directory = Path(save_directory).expanduser()
+        if push_to_hub:
+            hub["repo_id"] = create_hub_repo(hub.get("repo_id") or save_directory.name, hub.get("token"),
+                                             hub.pop("private", None))  # fmt: skip
+        self._save(save_directory, hub.get("repo_id"), **kwargs)
+        if push_to_hub:
+            upload_pipeline(save_directory, **hub)
 
-    def _check_one_step(self, num_inference_steps, timesteps, guidance_scale, negative_prompt, negative_prompt_embeds):
-        """Refuse what has no effect on a one-step student; accept what merely says so, as a stock call would."""
-        at = self.conditioning_timestep
-        if num_inference_steps not in (None, 1):
-            raise UsageError(f"num_inference_steps={num_inference_steps}: the student was trained for 1 step.")
-        if timesteps is not None and list(timesteps) != [at]:
-            raise UsageError(f"timesteps={list(timesteps)}: the student was trained for timesteps=[{at}].")
-        if guidance_scale is not None and guidance_scale > 1:
-            raise UsageError(
-                f"guidance_scale={guidance_scale}: the student has learned guidance and makes no unconditional pass; "
-                "leave it out, or give 0 or 1."
-            )
-        if negative_prompt or negative_prompt_embeds is not None:
-            raise UsageError("negative_prompt: the student makes no unconditional pass in which it could act.")
+    def push_to_hub(self, repo_id, commit_message=None, private=None, token=None, create_pr=False, subfolder=None,
+                    **kwargs):  # fmt: skip
+        """Save as `save_pretrained` does, and upload; arguments as in diffusers.
+
+        A model card that somebody has edited on the Hub stays as it is.
+
+        Returns:
+            the address of the commit.
+
+        Raises:
+            UsageError: no valid name, or no token that may write there.
+            RunError: the Hub cannot be reached, or the upload failed.
+        """
+        repo_id = create_hub_repo(repo_id, token, private)
+        with tempfile.TemporaryDirectory() as folder:
+            self._save(Path(folder), repo_id, **kwargs)
+            return upload_pipeline(folder, repo_id, token, commit_message, create_pr, subfolder)
+
+    def _save(self, folder, repo_id, variant=None, **kwargs):
+        self._warn_if_student_is_off()
+        config = {key: value for key, value in self._artefact_config.items() if not key.startswith("lora_")}
+        config |= {"pipeline": self.stock_class.__name__, "student": "full"}
+        config |= {"conditioning_timestep": self.conditioning_timestep, **({"variant": variant} if variant else {})}
+        config = public_config(config)
+        write_artefact_config(folder, config)
+        components = {name: fused_copy(component) for name, component in self.components.items()}
+        steps, last = list(self._timesteps_by_steps), self.scheduler.config.num_train_timesteps - 1
+        if self.conditioning_timestep != last:  # where an LCMScheduler starts by itself
+            steps, components["scheduler"] = [1], one_step_scheduler(self.scheduler, self.conditioning_timestep)
+        stock = self.stock_class(**components, **{name: self.config[name] for name in self.stock_options})
+        with without_guidance(stock.unet):
+            stock.save_pretrained(str(folder), variant=variant, **kwargs)
+        model_card(folder, config, repo_id, steps=steps, whole=True)

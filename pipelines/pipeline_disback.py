@@ -5,19 +5,22 @@ from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UN
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from .one_step import DEFAULT_TIMESTEP, OneStepPipeline
+from .one_step import OneStepPipeline
 
 
 class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
     """Text to image in one UNet evaluation, with a student of a Stable Diffusion teacher.
 
-    It is a `StableDiffusionPipeline` whose scheduler is always `one_step_scheduler`.
+    It is a `StableDiffusionPipeline` whose scheduler is an `LCMScheduler` made for the student.
 
     Args:
         vae, text_encoder, tokenizer, unet, safety_checker, feature_extractor, image_encoder, requires_safety_checker:
             as in `StableDiffusionPipeline`.
-        scheduler (`SchedulerMixin`): any scheduler of the base model: it tells the noise schedule.
-        conditioning_timestep (`int`, *optional*, defaults to 399): where the student was trained to start.
+        scheduler (`SchedulerMixin`): any scheduler of the base model: its config has the noise schedule.
+        conditioning_timestep (`int`, *optional*): where the student was trained to start. By default that of a
+            one-step scheduler; with any other 399, with a warning.
+        few_step (`bool`, *optional*): whether the student is an LCM-LoRA that was trained at later timesteps too, for
+            2, 4 and 8 steps.
     """
 
     stock_class = StableDiffusionPipeline
@@ -34,7 +37,8 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
         feature_extractor: CLIPImageProcessor = None,
         image_encoder: CLIPVisionModelWithProjection = None,
         requires_safety_checker: bool = False,
-        conditioning_timestep: int = DEFAULT_TIMESTEP,
+        conditioning_timestep: int | None = None,
+        few_step: bool = False,
     ):  # `from_pipe` goes by these types
         super().__init__(
             vae,
@@ -47,7 +51,7 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
             image_encoder,
             requires_safety_checker,
         )
-        self._make_one_step(conditioning_timestep)
+        self._make_student(conditioning_timestep, few_step)
 
     def __call__(
         self,
@@ -65,13 +69,18 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
         callback_on_step_end_tensor_inputs=("latents",),
         clip_skip=None,
         cross_attention_kwargs=None,
+        ip_adapter_image=None,
+        ip_adapter_image_embeds=None,
         num_inference_steps=None,
         timesteps=None,
+        sigmas=None,
+        eta=0.0,
         guidance_scale=None,
+        guidance_rescale=None,
         negative_prompt=None,
         negative_prompt_embeds=None,
     ):
-        """Generate images in one step.
+        """Generate images in one step, an LCM-LoRA student also in 2, 4 or 8.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): or give `prompt_embeds`.
@@ -83,32 +92,19 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
             output_type (`str`, *optional*, defaults to "pil"): "pil", "np" `(n, h, w, 3)` or "pt" `(n, 3, h, w)`,
                 both in [0, 1], or "latent", the student's x0.
             return_dict (`bool`, *optional*, defaults to `True`): or a tuple (images, nsfw flags).
-            callback_on_step_end, callback_on_step_end_tensor_inputs, clip_skip, cross_attention_kwargs: as in
-                `StableDiffusionPipeline`.
-            num_inference_steps, timesteps, guidance_scale, negative_prompt, negative_prompt_embeds: taken only with
-                values that say what happens anyway: 1, [the conditioning timestep], at most 1, none.
+            callback_on_step_end, callback_on_step_end_tensor_inputs, clip_skip, cross_attention_kwargs,
+            ip_adapter_image, ip_adapter_image_embeds: as in `StableDiffusionPipeline`.
+            num_inference_steps, timesteps (*optional*): 1 and [the conditioning timestep]; an LCM-LoRA student may
+                also be called with 2, 4 or 8 steps.
+            sigmas, eta, guidance_scale, guidance_rescale, negative_prompt, negative_prompt_embeds: taken as a stock
+                call gives them, where they have no effect: guidance at most 1, empty negative prompts.
 
         Returns:
             `StableDiffusionPipelineOutput` with `images`, or a tuple.
 
         Raises:
-            UsageError: more steps, other timesteps, guidance or a negative prompt, none of which the student knows.
+            UsageError: steps or timesteps that the student was not trained for, guidance or a negative prompt, or a
+                value that cannot work; names the argument.
         """
-        self._check_one_step(num_inference_steps, timesteps, guidance_scale, negative_prompt, negative_prompt_embeds)
-        return super().__call__(
-            prompt,
-            height,
-            width,
-            timesteps=[self.conditioning_timestep],
-            guidance_scale=0.0,
-            num_images_per_prompt=num_images_per_prompt,
-            generator=generator,
-            latents=latents,
-            prompt_embeds=prompt_embeds,
-            output_type=output_type,
-            return_dict=return_dict,
-            cross_attention_kwargs=cross_attention_kwargs,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
-            clip_skip=clip_skip,
-        )
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        return super().__call__(**self._checked_call(given))

@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Where the embedded teacher lies in the package: a tiny Stable Diffusion (32x32 emoji), its prompts, its judge."""
 
+import os
 from pathlib import Path
 
 
@@ -12,5 +13,5 @@ REFERENCE = FOLDER / "reference.safetensors"
 
 
 def resolve(name_or_path):
-    """The folder of the embedded teacher for the name "embedded"; any other folder or Hub id as it is."""
-    return str(FOLDER / "teacher") if str(name_or_path) == EMBEDDED else str(name_or_path)
+    """The folder of the embedded teacher for the name "embedded"; of another folder or Hub id the name, with ~."""
+    return str(FOLDER / "teacher") if str(name_or_path) == EMBEDDED else os.path.expanduser(name_or_path)

@@ -31,6 +31,16 @@ def later_timesteps(scheduler_config, first):
     return [t for t in scheduler.timesteps.tolist() if t < first]
 
 
+def refuse_dora(keys):
+    """Raise a UsageError where the keys of a LoRA file hold DoRA scales, which diffusers drops with a warning."""
+    scales = [key for key in keys if "dora_scale" in key or "lora_magnitude_vector" in key]
+    if scales:
+        raise UsageError(
+            f"is a DoRA: it has {len(scales)} scales such as {scales[0]}, which diffusers cannot load. Merge it into "
+            "its base, or take a plain LoRA."
+        )
+
+
 class LcmLora:
     """An LCM-LoRA as it lies in a file.
 
@@ -99,6 +109,10 @@ class LcmLora:
 
     def _convert(self, unet_config):
         """Weights under PEFT's keys, and alphas; the tensors are still the file's, which tells what became what."""
+        try:
+            refuse_dora(self._raw)
+        except UsageError as error:
+            raise self._error(str(error)) from None
         try:
             state, alphas = StableDiffusionPipeline.lora_state_dict(dict(self._raw), unet_config=unet_config)
         except Exception as error:  # keys that diffusers cannot place

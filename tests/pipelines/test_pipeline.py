@@ -20,7 +20,7 @@ from tiny_students import TIMESTEP, noise, save_students, write_config
 
 from disback_diffusers import DisBackPipeline, NoiseSchedule, RunError, UsageError
 from disback_diffusers.hub import CONFIG_NAME, LORA_NAME
-from disback_diffusers.pipelines.one_step import one_step_scheduler
+from disback_diffusers.pipelines.schedulers import one_step_scheduler
 
 
 KINDS = ("lora", "unet", "full")

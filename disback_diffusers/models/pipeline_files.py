@@ -1,0 +1,109 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Which files a pipeline consists of, and in which variants it has its weights, from the files' names alone."""
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+from ..errors import UsageError
+from ..hub_errors import reading
+
+
+INDEX_NAME = "model_index.json"
+# diffusion_pytorch_model.fp16.safetensors, model-00001-of-00002.safetensors, model.fp16-00001-of-00002.safetensors
+WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?(\.(?P<variant>[\w-]+?))?(-\d+-of-\d+)?"
+    r"\.(?P<format>safetensors|bin|pt|pth|ckpt|msgpack|h5|onnx)"
+)
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+class PipelineFiles:
+    """The files of a pipeline's folder or Hub repository.
+
+    Attributes:
+        source (`str`): folder or Hub id.
+        names (`list[str]`): such as "unet/config.json", to a depth of two.
+
+    Args:
+        source (`str`): a folder or a Hub id; without a network the cache is used.
+        revision (`str`, *optional*): of a repository.
+
+    Raises:
+        UsageError: neither a folder nor a repository that can be read; the message starts with `source`.
+        RunError: the Hub cannot be reached and the cache does not hold the pipeline; likewise.
+    """
+
+    def __init__(self, source, revision=None):
+        self.source = source
+        if os.path.isdir(source):
+            self.names = _tree(source)
+            return
+        refuse_single_file(source)
+        if source.startswith((".", "/", "~")) or source.count("/") > 1:
+            raise UsageError(f"{source} is no folder: give a pipeline folder or a Hub id.")
+        with reading(source, revision):
+            self.names = _repository(source, revision)
+
+    def variant(self, part, wanted):
+        """The variant to load a part in: the one wanted where the part has it, else None, the plain files.
+
+        Args:
+            part (`str`): a folder, such as "unet".
+            wanted (`str` or `None`): such as "fp16".
+
+        Raises:
+            UsageError: the part has no safetensors files of either kind; says what it has instead.
+        """
+        inside = [name.removeprefix(f"{part}/") for name in self.names if name.startswith(f"{part}/")]
+        found = [match for match in map(WEIGHTS.fullmatch, inside) if match]
+        variants = [match["variant"] for match in found if match["format"] == "safetensors"]
+        if wanted in variants:
+            return wanted
+        if None in variants:
+            return None
+        if variants:
+            raise UsageError(
+                f"{self.source} has its weights in {part}/ as variant {variants[0]} only: try --variant {variants[0]} "
+                f'(variant="{variants[0]}" in Python).'
+            )
+        if found:
+            raise UsageError(
+                f"{self.source} has no safetensors in {part}/, only .{found[0]['format']} files, which may run code "
+                "when they are loaded. If you trust them, convert them once: "
+                "DiffusionPipeline.from_pretrained(..., use_safetensors=False).save_pretrained(FOLDER)."
+            )
+        raise UsageError(f"{self.source} has no weights in {part}/: complete the folder, or download it again.")
+
+
+def refuse_single_file(source):
+    """Raise a UsageError for a single-file checkpoint, there or not; it says how to make a folder of it."""
+    suffix = Path(source).suffix.lower()
+    if suffix not in SINGLE_FILES:
+        return
+    remedy = "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) (SDXL: StableDiffusionXLPipeline)"
+    if suffix == ".safetensors":
+        raise UsageError(f"{source} is a single file; make a pipeline folder of it: {remedy}.")
+    raise UsageError(
+        f"{source} is a pickled file ({suffix}), which may run code when it is loaded. Take the model's .safetensors "
+        f"file and make a pipeline folder of it: {remedy}."
+    )
+
+
+def _tree(folder):
+    names = []
+    for path in Path(folder).iterdir():
+        names += [f"{path.name}/{inner.name}" for inner in path.iterdir()] if path.is_dir() else [path.name]
+    return sorted(names)
+
+
+def _repository(source, revision):
+    try:
+        return [file.rfilename for file in HfApi().model_info(source, revision=revision).siblings]
+    except (OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        return _tree(snapshot_download(source, revision=revision, allow_patterns=[INDEX_NAME], local_files_only=True))

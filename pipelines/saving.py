@@ -1,0 +1,34 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What makes a saved student work in plain diffusers."""
+
+from contextlib import contextmanager
+
+import torch
+
+
+GUIDANCE_EMBEDDING = 256  # its size in the published LCMs
+
+
+@contextmanager
+def without_guidance(unet):
+    """Within, the UNet has the layer by which diffusers recognises a guidance-distilled network.
+
+    Stock pipelines then make no unconditional pass, whatever their `guidance_scale`, and give the scale to the UNet.
+    The layer's weights are zero, so that the scale has no effect.
+    """
+    unet = getattr(unet, "_orig_mod", unet)  # of a compiled one
+    if unet is None or unet.config.time_cond_proj_dim is not None:
+        yield
+        return
+    embedding = unet.time_embedding
+    sample = embedding.linear_1.weight
+    layer = torch.nn.Linear(GUIDANCE_EMBEDDING, sample.shape[1], bias=False, device=sample.device, dtype=sample.dtype)
+    torch.nn.init.zeros_(layer.weight)
+    before = embedding.cond_proj
+    embedding.cond_proj = layer
+    unet.register_to_config(time_cond_proj_dim=GUIDANCE_EMBEDDING)
+    try:
+        yield
+    finally:
+        embedding.cond_proj = before
+        unet.register_to_config(time_cond_proj_dim=None)

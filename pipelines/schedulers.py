@@ -1,0 +1,102 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The schedulers of students: stock `LCMScheduler`s, so that plain diffusers draws the same images."""
+
+import inspect
+import operator
+
+from diffusers import LCMScheduler
+
+from disback_diffusers.errors import UsageError
+from disback_diffusers.models.lcm_lora import later_timesteps
+
+
+DEFAULT_TIMESTEP = 399
+SMALLEST_ALPHA = 1e-3  # of alphas_cumprod: 1 - alpha has 4 digits of it in float32. Stable Diffusion ends at 5e-3
+
+
+def checked_timestep(timestep):
+    """The conditioning timestep as an `int`; a UsageError for anything but a whole number, such as "399" or 399.5."""
+    try:
+        if isinstance(timestep, bool):
+            raise TypeError
+        return operator.index(timestep)
+    except TypeError:
+        raise UsageError(f"conditioning_timestep={timestep!r} must be a whole number, such as 399.") from None
+
+
+def few_step_scheduler(scheduler):
+    """The `LCMScheduler` of the same noise schedule, at full length, for a student trained at several timesteps.
+
+    Args:
+        scheduler (`SchedulerMixin`): of a model trained with betas.
+    """
+    known = inspect.signature(LCMScheduler.__init__).parameters
+    config = {key: value for key, value in scheduler.config.items() if key in known or key.startswith("_")}
+    return LCMScheduler.from_config(config)
+
+
+def one_step_scheduler(scheduler, timestep):
+    """An `LCMScheduler` whose first step goes from `timestep` straight to x0 (Eq. 20).
+
+    Plain diffusers takes 50 steps where nobody says otherwise. So all noise is in the last beta: the first step starts
+    at `timestep`, and any further one, at a timestep without noise, leaves the image as it is. Where that is not
+    possible, the scheduler allows one step only: a network that predicts x0 would draw the image again, and an epsilon
+    prediction at almost pure noise needs the betas themselves, not their product in float32.
+
+    Args:
+        scheduler (`SchedulerMixin`): of a model trained with betas, or an earlier result of this function.
+        timestep (`int`): the conditioning timestep.
+
+    Raises:
+        UsageError: the timestep is outside of the schedule, or another than that of a one-step scheduler.
+    """
+    whole, made_for = few_step_scheduler(scheduler), one_step_timestep(scheduler)
+    if made_for not in (None, timestep):
+        raise UsageError(
+            f"conditioning_timestep={timestep}: this pipeline was saved for timestep {made_for}. Leave the argument "
+            "out, or load the student from the folder it was trained in."
+        )
+    if not 0 < timestep < len(whole.betas):
+        raise UsageError(
+            f"conditioning timestep {timestep} is outside of the base model's schedule, 1 to {len(whole.betas) - 1}."
+        )
+    alpha, kind = whole.alphas_cumprod[timestep].item(), whole.config.prediction_type
+    if kind == "v_prediction" or (kind == "epsilon" and alpha > SMALLEST_ALPHA):
+        betas, steps = [0.0] * timestep + [1 - alpha], timestep + 1
+    else:
+        betas, steps = whole.betas[: timestep + 1].tolist(), 1
+    return LCMScheduler.from_config(
+        whole.config,
+        trained_betas=betas,
+        rescale_betas_zero_snr=False,  # these betas are already
+        num_train_timesteps=timestep + 1,
+        original_inference_steps=steps,
+        timestep_scaling=1e6,  # LCM's boundary condition would mix a little of x_t into each further step
+    )
+
+
+def one_step_timestep(scheduler):
+    """The timestep that a scheduler was made for by `one_step_scheduler`, of this or an earlier version, or None."""
+    config = scheduler.config
+    betas = config.get("trained_betas")
+    if not isinstance(scheduler, LCMScheduler) or betas is None or len(betas) != config.num_train_timesteps:
+        return None
+    is_cut = config.original_inference_steps == 1  # as version 0.1 left it
+    return len(betas) - 1 if is_cut or not any(betas[:-1]) else None
+
+
+def timesteps_by_steps(scheduler, first):
+    """The timesteps of each number of steps that an LCM-LoRA student was trained for: {1: [999], 2: [999, 499], ...}.
+
+    Args:
+        scheduler (`SchedulerMixin`): of the base model.
+        first (`int`): the conditioning timestep, where the first step starts.
+    """
+    lcm, trained = few_step_scheduler(scheduler), set(later_timesteps(scheduler.config, first))
+    choices = {1: [first]}
+    for steps in (2, 4, 8):
+        lcm.set_timesteps(steps)
+        later = lcm.timesteps[1:].tolist()
+        if trained.issuperset(later):
+            choices[steps] = [first, *later]
+    return choices
