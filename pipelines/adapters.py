@@ -63,15 +63,17 @@ def remove_adapters(model):
 class StudentLoraMixin:
     """The LoRA methods of a pipeline whose UNet may carry the student as the adapter "disback"."""
 
-    def load_lora_weights(self, *args, **kwargs):
+    def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name=None, **kwargs):
         """As in diffusers, but the student's LoRA, and what else is active beside it, stays active.
 
         In diffusers a new LoRA takes the place of those before. Without the student's LoRA the undistilled base would
         draw in one step. `set_adapters(["disback", "style"], [1.0, 0.8])` sets the strength of each.
         """
+        if adapter_name is None:  # diffusers would count in each component, and name the parts differently
+            adapter_name = f"default_{len(adapters(self.unet))}"
         student_acts = ADAPTER in adapters(self.unet) and self._student_acts()
         before = [(model, adapters(model), acting_adapters(model)) for model in self._lora_models()]
-        super().load_lora_weights(*args, **kwargs)
+        super().load_lora_weights(pretrained_model_name_or_path_or_dict, adapter_name, **kwargs)
         if not student_acts:
             return
         for model, present, acting in before:
@@ -81,9 +83,8 @@ class StudentLoraMixin:
 
     def unload_lora_weights(self):
         """Remove all LoRAs but the student's; all, if `fuse_lora` has made the student's part of the UNet."""
-        if ADAPTER not in adapters(self.unet) or any(
-            ADAPTER in layer.merged_adapters for layer in self._student_layers
-        ):
+        fused = any(ADAPTER in layer.merged_adapters for layer in self._student_layers)
+        if fused or ADAPTER not in adapters(self.unet):
             return super().unload_lora_weights()
         self.unet.delete_adapters([name for name in adapters(self.unet) if name != ADAPTER])
         for layer in lora_layers(self.unet):

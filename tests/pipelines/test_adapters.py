@@ -66,10 +66,10 @@ def test_a_second_style_joins_and_keeps_their_strengths(pipe, styles, draw, diff
     pipe.set_adapters(["disback", "style"], [0.9, 0.5])
     before = draw(pipe)
     pipe.load_lora_weights(styles[1])
-    assert acting_adapters(pipe.unet) == ["disback", "style", "default_1"]
-    assert acting_adapters(pipe.text_encoder) == ["default_0"]
+    assert acting_adapters(pipe.unet) == ["disback", "style", "default_2"]
+    assert acting_adapters(pipe.text_encoder) == ["default_2"]
     assert difference(draw(pipe), before) > 1e-3
-    pipe.delete_adapters("default_1")
+    pipe.delete_adapters("default_2")
     assert difference(draw(pipe), before) < 1e-6
 
 
