@@ -194,7 +194,7 @@ def create_hub_repo(repo_id, token=None, private=None):
     except HFValidationError as error:
         raise UsageError(f"--hub_model_id {repo_id} is no valid name: {one_line(error)}") from None
     if not (token or get_token()):
-        raise UsageError("uploading needs a token with write access: `hf auth login`, HF_TOKEN or --hub_token.")
+        raise UsageError("--push_to_hub needs a token with write access: `hf auth login`, HF_TOKEN or --hub_token.")
     api = HfApi(token=token)
     try:
         made = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

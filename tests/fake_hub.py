@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 OWNER, READER = "hf_owner", "hf_reader"
 USER = "alice"
+INVALID_TOKEN = "Invalid credentials in Authorization header"
 REPO_PATH = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(auth-check|revision|tree|preupload|commit)(?:/([^/]+))?.*)?")
 FILE_PATH = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
@@ -72,7 +73,7 @@ class FakeHub:
     def answer(self, method, path, token, body):
         """(status, headers, body) of one request."""
         if token not in (None, OWNER, READER):
-            raise Refusal(401, "Invalid credentials")
+            raise Refusal(401, INVALID_TOKEN)
         if path == "/api/validate-yaml":
             return _json({"errors": [], "warnings": []})
         if path == "/api/repos/create":
@@ -186,7 +187,8 @@ def _handler(hub):
                     status, headers, content = hub.answer(self.command, path, token, body)
                 except Refusal as refusal:
                     status, headers, content = _json({"error": refusal.code}, refusal.status)
-                    headers["X-Error-Code"] = refusal.code
+                    # As the real Hub: of a wrong token it says so in words, of anything else by a code.
+                    headers["X-Error-Message" if refusal.code == INVALID_TOKEN else "X-Error-Code"] = refusal.code
             self.send_response(status)
             for key, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(key, value)

@@ -166,7 +166,7 @@ def test_card_of_a_lora(tmp_path):
         "\n<Gallery />\n",
         "rank 4 and alpha 8",
         "after 3, 6, 12 steps",
-        "](degradation/path.png)",
+        "](samples/degradation-path.png)",
         "| model | FID | CLIP |\n| --- | --- | --- |\n| teacher | 10.5 |  |\n| student, 1 step | 12.25 | 0.31 |\n",
         "| Setting | Value |\n| --- | --- |\n| steps_per_node | 100 |\n| weird | a\\|b c |\n",
         'revision="abc"',
@@ -381,7 +381,6 @@ def test_what_is_uploaded(published):
     hub, _, folders, *_ = published
     assert hub.files("alice/lora").keys() == {
         *(".gitattributes", "README.md", CONFIG_NAME, LORA_NAME, "samples/card-0.png", "samples/step-000100.png"),
-        *("degradation/manifest.json", "degradation/path.png", "degradation/000003.safetensors"),
     }
     unet = ("unet/config.json", "unet/diffusion_pytorch_model.safetensors")
     assert hub.files("alice/unet").keys() == {

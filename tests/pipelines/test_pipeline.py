@@ -217,10 +217,10 @@ def test_recorded_revision_is_that_of_the_recorded_base(lora):
 
     write_config(lora, "lora", "owner/base", base_revision="v1")
     artefact = Artefact.find(str(lora))
-    assert artefact.base() == ("owner/base", "v1")
-    assert artefact.base("owner/base") == ("owner/base", "v1")
-    assert artefact.base("owner/base", "v2") == ("owner/base", "v2")
-    assert artefact.base("owner/other") == ("owner/other", None)
+    assert artefact.base() == ("owner/base", "v1", None)
+    assert artefact.base("owner/base") == ("owner/base", "v1", None)
+    assert artefact.base("owner/base", "v2") == ("owner/base", "v2", None)
+    assert artefact.base("owner/other") == ("owner/other", None, None)
 
 
 def test_embedded_base(lora):
@@ -228,7 +228,7 @@ def test_embedded_base(lora):
     from disback_diffusers.pipelines.artefact import Artefact
 
     write_config(lora, "lora", "embedded")
-    assert Artefact.find(str(lora)).base() == (resolve("embedded"), None)
+    assert Artefact.find(str(lora)).base() == (resolve("embedded"), None, None)
 
 
 def test_without_a_config_the_usual_timestep_is_taken_with_a_warning(epsilon, lora, warned):
@@ -255,7 +255,7 @@ def test_no_folder(name):
 
 
 def test_not_in_the_cache_and_offline():
-    with pytest.raises(RunError, match="owner/missing is no folder, not .* the Hub cannot be reached"):
+    with pytest.raises(RunError, match="owner/missing is no folder, not .* HF_HUB_OFFLINE is set"):
         DisBackPipeline.from_pretrained("owner/missing")
 
 
@@ -421,6 +421,7 @@ def test_saved_config_tells_where_the_student_came_from(epsilon, tmp_path):
     assert json.loads((tmp_path / CONFIG_NAME).read_text()) == {
         "format": 1,
         "base_model": None,  # it is a local folder
+        "pipeline": "StableDiffusionPipeline",
         "student": "full",
         "conditioning_timestep": TIMESTEP,
         "method": {"prompt_dataset": "prompts.txt"},

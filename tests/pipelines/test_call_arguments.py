@@ -1,0 +1,150 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What a pipeline may be called with: as a stock call has it, or one clear line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_students import TIMESTEP, noise
+
+from disback_diffusers import DisBackPipeline, UsageError
+
+
+@pytest.fixture(scope="module")
+def pipe(family):
+    return DisBackPipeline.from_pretrained(family.folders["lora"])
+
+
+STOCK = [
+    *({"negative_prompt": value} for value in (None, "", ["", ""], [])),
+    *({"callback_on_step_end_tensor_inputs": value} for value in (None, ["latents"])),
+    *({"eta": 0.0}, {"eta": 0.7}, {"guidance_rescale": 0.0}, {"sigmas": None}, {"ip_adapter_image": None}),
+    *({"guidance_scale": value} for value in (0, 1, 1.0, 0.5)),
+    *({"timesteps": value} for value in (399, [399], (399,), torch.tensor([399]), np.array([399]))),
+    {"num_inference_steps": 1},
+    {"num_inference_steps": 1, "timesteps": [399]},
+    {"cross_attention_kwargs": {"scale": 1.0}},
+    {"height": np.int64(32), "width": 32},
+]
+STOCK_XL = [
+    {"denoising_end": 1.0},
+    {"negative_prompt_2": ""},
+    {"negative_crops_coords_top_left": (0, 0), "negative_original_size": None},
+]
+
+
+@pytest.mark.parametrize("arguments", STOCK, ids=str)
+def test_what_changes_nothing_is_accepted(pipe, draw, arguments):
+    assert torch.equal(draw(pipe, ["a cat", "a dog"], n=2, **arguments), draw(pipe, ["a cat", "a dog"], n=2))
+
+
+@pytest.mark.parametrize("family", ["sdxl"], indirect=True)
+@pytest.mark.parametrize("arguments", STOCK_XL, ids=str)
+def test_what_changes_nothing_is_accepted_by_sdxl(pipe, draw, arguments):
+    assert torch.equal(draw(pipe, **arguments), draw(pipe))
+
+
+WRONG = [
+    ({"prompt": []}, r"prompt=\[\] must be"),
+    ({"prompt": ["a cat", None]}, "prompt=.*must be"),
+    ({"prompt": 3}, "prompt=3 must be"),
+    ({"prompt": None}, "either prompt or prompt_embeds"),
+    ({"prompt_embeds": torch.zeros(1, 77, 32)}, "either prompt or prompt_embeds"),
+    ({"prompt": None, "prompt_embeds": [1.0]}, "prompt_embeds must be a torch.Tensor"),
+    ({"num_inference_steps": 4}, "num_inference_steps=4: .* trained for 1 step"),
+    ({"num_inference_steps": "1"}, "num_inference_steps='1'"),
+    ({"num_inference_steps": 0}, "num_inference_steps=0"),
+    ({"timesteps": [999]}, r"timesteps=\[999\]: .* trained for timesteps=\[399\]"),
+    ({"timesteps": "x"}, "timesteps='x' must be a list"),
+    ({"timesteps": [399], "num_inference_steps": 2}, "num_inference_steps=2 contradicts"),
+    ({"sigmas": [14.6, 0.0]}, "sigmas: "),
+    ({"guidance_scale": 7.5}, "guidance_scale=7.5: the student has learned guidance"),
+    ({"guidance_scale": "7.5"}, "guidance_scale='7.5' must be a number"),
+    ({"guidance_rescale": 0.7}, "guidance_rescale=0.7"),
+    ({"eta": "x"}, "eta='x'"),
+    ({"negative_prompt": "ugly"}, "negative_prompt: the student"),
+    ({"negative_prompt": ["", "ugly"]}, "negative_prompt: the student"),
+    ({"negative_prompt_embeds": torch.zeros(1, 77, 32)}, "negative_prompt_embeds: the student"),
+    ({"ip_adapter_image": Image.new("RGB", (8, 8))}, "load_ip_adapter"),
+    ({"num_images_per_prompt": 0}, "num_images_per_prompt=0 must be"),
+    ({"num_images_per_prompt": -1}, "num_images_per_prompt=-1 must be"),
+    ({"num_images_per_prompt": 1.5}, "num_images_per_prompt=1.5 must be"),
+    ({"num_images_per_prompt": "2"}, "num_images_per_prompt='2' must be"),
+    ({"height": "32"}, "height='32' must be"),
+    ({"width": -8}, "width=-8 must be"),
+    ({"clip_skip": "1"}, "clip_skip='1' must be"),
+    ({"cross_attention_kwargs": 0.5}, "cross_attention_kwargs=0.5 must be a dict"),
+    ({"output_type": "jpg"}, "output_type='jpg' must be one of"),
+    ({"generator": 42}, r"generator=42 .*torch.Generator\(\).manual_seed\(42\)"),
+    ({"generator": [1, 2]}, r"generator=1 .*manual_seed\(1\)"),
+    ({"generator": [torch.Generator(), torch.Generator()]}, "2 were given for 1 images"),
+    ({"latents": np.zeros((1, 4, 16, 16), np.float32)}, "latents is a ndarray: .*torch.from_numpy"),
+    ({"latents": torch.zeros(2, 4, 16, 16)}, r"latents has shape \(2, 4, 16, 16\): 1 images need \(1, 4"),
+    ({"latents": torch.zeros(4, 16, 16)}, "latents has shape"),
+]
+WRONG_XL = [
+    ({"denoising_end": 0.8}, "denoising_end=0.8"),
+    ({"negative_prompt_2": "ugly"}, "negative_prompt_2: the student"),
+    ({"negative_original_size": (8, 8)}, "negative_original_size: the student"),
+    ({"negative_pooled_prompt_embeds": torch.zeros(1, 32)}, "negative_pooled_prompt_embeds: the student"),
+    ({"prompt": None, "prompt_embeds": torch.zeros(1, 77, 64)}, "needs pooled_prompt_embeds"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_values_have_one_clear_line(pipe, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        pipe(**{"prompt": "a cat", **arguments})
+
+
+@pytest.mark.parametrize("family", ["sdxl"], indirect=True)
+@pytest.mark.parametrize("arguments, message", WRONG_XL, ids=lambda value: str(value)[:40])
+def test_wrong_values_of_sdxl(pipe, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        pipe(**{"prompt": "a cat", **arguments})
+
+
+@pytest.mark.parametrize("timestep", ["399", 399.5, True, 399.0])
+def test_a_conditioning_timestep_that_is_no_whole_number(sd, timestep):
+    with pytest.raises(UsageError, match="conditioning_timestep=.* must be a whole number"):
+        DisBackPipeline.from_pretrained(sd.folders["lora"], conditioning_timestep=timestep)
+
+
+@pytest.mark.parametrize("kind", ["lora", "unet", "full"])
+def test_without_a_unet_it_encodes_prompts(sd, kind):
+    pipe = DisBackPipeline.from_pretrained(sd.folders[kind], unet=None, vae=None)
+    assert pipe.encode_prompt("a cat", "cpu", 1, False)[0].shape == (1, 77, 32)
+    with pytest.raises(UsageError, match="unet=None: it can encode prompts, but not draw"):
+        pipe("a cat")
+
+
+def test_a_given_unet_takes_the_place_of_the_saved_one(sd, draw, difference):
+    for kind in ("unet", "full"):
+        other = DisBackPipeline.from_pretrained(sd.folders["unet"]).unet
+        torch.nn.init.zeros_(other.conv_out.weight)
+        pipe = DisBackPipeline.from_pretrained(sd.folders[kind], unet=other)
+        assert pipe.unet is other
+        assert difference(draw(pipe), draw(DisBackPipeline.from_pretrained(sd.folders[kind]))) > 1e-2
+
+
+def test_an_ip_adapter_reaches_the_student(sd, draw, difference):
+    pipe = DisBackPipeline.from_pretrained(sd.folders["unet"])
+    size, torch_state = pipe.unet.config.cross_attention_dim, torch.manual_seed(0)
+    names = [name for name in pipe.unet.attn_processors if "attn2" in name]
+    layers = {name: pipe.unet.get_submodule(name.removesuffix(".processor")).to_k.weight for name in names}
+    keys = {
+        f"{2 * i + 1}.to_{part}_ip.weight": torch.randn(layer.shape[0], size, generator=torch_state)
+        for i, layer in enumerate(layers.values())
+        for part in "kv"
+    }
+    shapes = {"proj.weight": (4 * size, 16), "proj.bias": (4 * size,), "norm.weight": (size,), "norm.bias": (size,)}
+    projection = {key: torch.randn(shape, generator=torch_state) for key, shape in shapes.items()}
+    pipe.unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": keys}])
+    images = [draw(pipe, ip_adapter_image_embeds=[torch.full((1, 1, 16), value)]) for value in (0.0, 3.0)]
+    assert difference(*images) > 1e-3
+
+
+def test_seeds_and_shapes_as_before(pipe, draw):
+    seeds = [torch.Generator().manual_seed(i) for i in range(2)]
+    assert draw(pipe, "a cat", latents=None, num_images_per_prompt=2, generator=seeds).shape == (2, 3, 32, 32)
+    assert pipe.conditioning_timestep == TIMESTEP and draw(pipe, latents=noise()).shape == (1, 3, 32, 32)
