@@ -17,7 +17,7 @@ import diffusers
 import torch
 
 from disback_diffusers.models.teachers import StableDiffusionXLTeacher
-from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.plan import plan
 from disback_diffusers.training.setup import prepare
 

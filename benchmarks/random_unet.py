@@ -14,7 +14,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from tqdm.auto import tqdm
 
-from disback_diffusers.models.conditioning import PromptBank, load_prompts
+from disback_diffusers.data.prompts import load_prompts
+from disback_diffusers.models.conditioning import PromptBank
 from disback_diffusers.models.embedded import EMBEDDED, resolve
 from disback_diffusers.models.teachers import StableDiffusionTeacher
 

@@ -70,7 +70,8 @@ def model_card(
     """
     folder, config = Path(folder), public_config(config)
     base, is_lora = config.get("base_model"), config.get("student") == "lora"
-    revision, widget = config.get("base_revision"), []
+    revision = None if whole else config.get("base_revision")
+    loading, widget = {"revision": revision, "variant": config.get("variant")}, []
     pipeline = config.get("pipeline", "StableDiffusionPipeline")
     for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         name = f"samples/card-{i}.png"
@@ -87,7 +88,7 @@ def model_card(
         embedded=base == EMBEDDED,
         unknown_base=UNKNOWN_BASE,
         base_argument="" if base else f', base_model="{UNKNOWN_BASE}"',
-        revision_argument=f', revision="{revision}"' if revision else "",
+        loading_arguments="".join(f', {name}="{value}"' for name, value in loading.items() if value),
         pipeline=pipeline,
         is_lora=is_lora,
         lora=config,
@@ -100,7 +101,7 @@ def model_card(
         plot=PLOT if plot.is_file() else None,
         more_steps=_listed(steps[1:]),
         whole=whole,
-        settings={key: _cell(value) for key, value in config.get("method", {}).items() if value is not None},
+        settings={key: _cell(value) for key, value in config.get("method", {}).items() if value not in (None, [])},
         columns=list(dict.fromkeys(column for row in metrics for column in row)),
         rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
     )

@@ -11,6 +11,7 @@ from diffusers.utils import logging
 from disback_diffusers.card import model_card
 from disback_diffusers.errors import UsageError, one_line
 from disback_diffusers.hub import create_hub_repo, public_config, upload_pipeline, write_artefact_config
+from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
 
 from .adapters import StudentLoraMixin, fused_copy
 from .artefact import (
@@ -28,10 +29,8 @@ from .saving import without_guidance
 from .schedulers import (
     DEFAULT_TIMESTEP,
     checked_timestep,
-    few_step_scheduler,
     one_step_scheduler,
     one_step_timestep,
-    timesteps_by_steps,
 )
 
 
@@ -64,7 +63,7 @@ class OneStepPipeline(StudentLoraMixin):
             )
         timestep = made_for if timestep is None else checked_timestep(timestep)
         few_step = bool(few_step) and made_for is None
-        scheduler = few_step_scheduler(self.scheduler) if few_step else one_step_scheduler(self.scheduler, timestep)
+        scheduler = lcm_scheduler(self.scheduler.config) if few_step else one_step_scheduler(self.scheduler, timestep)
         self.register_modules(scheduler=scheduler)
         self.register_to_config(conditioning_timestep=timestep, few_step=few_step)
         self._artefact_config = {}
@@ -77,7 +76,7 @@ class OneStepPipeline(StudentLoraMixin):
     @cached_property
     def _timesteps_by_steps(self):
         first = self.conditioning_timestep
-        return timesteps_by_steps(self.scheduler, first) if self.config.few_step else {1: [first]}
+        return timesteps_by_steps(self.scheduler.config, first) if self.config.few_step else {1: [first]}
 
     # -----------------------------------------------------------------------------------------------------------------
     # Loading

@@ -1,13 +1,12 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The schedulers of students: stock `LCMScheduler`s, so that plain diffusers draws the same images."""
 
-import inspect
 import operator
 
 from diffusers import LCMScheduler
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.models.lcm_lora import later_timesteps
+from disback_diffusers.models.lcm_lora import lcm_scheduler
 
 
 DEFAULT_TIMESTEP = 399
@@ -22,17 +21,6 @@ def checked_timestep(timestep):
         return operator.index(timestep)
     except TypeError:
         raise UsageError(f"conditioning_timestep={timestep!r} must be a whole number, such as 399.") from None
-
-
-def few_step_scheduler(scheduler):
-    """The `LCMScheduler` of the same noise schedule, at full length, for a student trained at several timesteps.
-
-    Args:
-        scheduler (`SchedulerMixin`): of a model trained with betas.
-    """
-    known = inspect.signature(LCMScheduler.__init__).parameters
-    config = {key: value for key, value in scheduler.config.items() if key in known or key.startswith("_")}
-    return LCMScheduler.from_config(config)
 
 
 def one_step_scheduler(scheduler, timestep):
@@ -50,7 +38,7 @@ def one_step_scheduler(scheduler, timestep):
     Raises:
         UsageError: the timestep is outside of the schedule, or another than that of a one-step scheduler.
     """
-    whole, made_for = few_step_scheduler(scheduler), one_step_timestep(scheduler)
+    whole, made_for = lcm_scheduler(scheduler.config), one_step_timestep(scheduler)
     if made_for not in (None, timestep):
         raise UsageError(
             f"conditioning_timestep={timestep}: this pipeline was saved for timestep {made_for}. Leave the argument "
@@ -83,20 +71,3 @@ def one_step_timestep(scheduler):
         return None
     is_cut = config.original_inference_steps == 1  # as version 0.1 left it
     return len(betas) - 1 if is_cut or not any(betas[:-1]) else None
-
-
-def timesteps_by_steps(scheduler, first):
-    """The timesteps of each number of steps that an LCM-LoRA student was trained for: {1: [999], 2: [999, 499], ...}.
-
-    Args:
-        scheduler (`SchedulerMixin`): of the base model.
-        first (`int`): the conditioning timestep, where the first step starts.
-    """
-    lcm, trained = few_step_scheduler(scheduler), set(later_timesteps(scheduler.config, first))
-    choices = {1: [first]}
-    for steps in (2, 4, 8):
-        lcm.set_timesteps(steps)
-        later = lcm.timesteps[1:].tolist()
-        if trained.issuperset(later):
-            choices[steps] = [first, *later]
-    return choices

@@ -13,11 +13,11 @@ import socket
 import sys
 from pathlib import Path
 
+from disback_diffusers.data.prompts import load_prompts
 from disback_diffusers.errors import UsageError, exit_code, one_line
 from disback_diffusers.evaluation.preference import Study
 from disback_diffusers.evaluation.preference_pairs import check_images
 from disback_diffusers.evaluation.preference_votes import clean_name, report
-from disback_diffusers.models.conditioning import load_prompts
 
 
 def parse_args():

@@ -11,7 +11,7 @@
 import sys
 
 from disback_diffusers.models.teachers import StableDiffusionTeacher
-from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.distill import run_script
 
 

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from .. import __version__
+from ..data.prompts import load_prompts
 from ..errors import UsageError
 from ..files import atomic_write
-from ..models.conditioning import load_prompts
 from ..models.embedded import EMBEDDED
 from .clip_score import ClipScore
 from .drawing import draw, given_images, is_student, planned

@@ -1,7 +1,6 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Prompts: reading them from a file or dataset, and turning them into what the UNet is conditioned on."""
+"""Prompts as what the UNet is conditioned on."""
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -12,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from ..errors import RunError, UsageError, one_line
+from ..data.prompts import load_prompts as load_prompts  # its former place
+from ..errors import RunError
 from ..files import atomic_write
-from .embedded import EMBEDDED, PROMPTS
 
 
 @dataclass
@@ -67,92 +66,6 @@ class Bucket:
 
     latent_shape: tuple[int, int, int]  # (c, h, w)
     added: dict[str, torch.Tensor] = field(default_factory=dict)  # what the UNet is told of it: (1, k) by name
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading prompts
-
-
-def load_prompts(source, column="text", flag="--prompt_dataset"):
-    """The prompts of a .txt (one a line), .jsonl, .csv or .parquet file, or of a Hub dataset's training split.
-
-    Returns:
-        `list[str]`: stripped, without the empty ones, in the order of the source.
-
-    Raises:
-        UsageError: no such file or dataset, not text, no such column, or no prompt in it; names the `flag`.
-    """
-    path = PROMPTS if source == EMBEDDED else Path(source)
-    flag = f"{flag} {source}"
-    try:
-        if path.suffix == ".txt":
-            prompts = path.read_text(encoding="utf-8-sig").split("\n")
-        elif path.suffix == ".jsonl":
-            prompts = _column(_json_lines(path, flag), column, flag)
-        elif path.suffix == ".csv":
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                prompts = _column(list(csv.DictReader(file)), column, flag)
-        else:
-            prompts = _dataset_column(path, source, column, flag)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{flag} is no UTF-8 text (byte {error.start}): save it as UTF-8.") from None
-    except csv.Error as error:
-        raise UsageError(f"{flag} is no readable CSV file: {error}.") from None
-    except OSError as error:
-        raise UsageError(f"{flag}: {error.strerror or error}") from None
-    prompts = [prompt.strip() for prompt in prompts]
-    if any("\0" in prompt for prompt in prompts):
-        raise UsageError(f"{flag} is a binary file, not one prompt a line.")
-    prompts = [prompt for prompt in prompts if prompt]
-    if not prompts:
-        raise UsageError(f"{flag} holds no prompt.")
-    return prompts
-
-
-def _json_lines(path, flag):
-    rows = []
-    # Not splitlines(): JSON strings may hold the other line separators of Unicode.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{flag} has no JSON in line {number}: {error.msg}.") from None
-    return rows
-
-
-def _column(rows, column, flag):
-    remedy = "set --caption_column, or mend the file."
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or column not in row:
-            have = f"it has {', '.join(map(str, row))}" if isinstance(row, dict) else "it is no object"
-            raise UsageError(f"{flag} has no column '{column}' in row {number} ({have}): {remedy}")
-        if not isinstance(row[column], str):
-            raise UsageError(f"{flag}: column '{column}' is no text in row {number}: {remedy}")
-    return [row[column] for row in rows]
-
-
-def _dataset_column(path, source, column, flag):
-    if path.suffix and not path.exists() and path.suffix in (".parquet", ".json", ".tsv"):
-        raise UsageError(f"{flag}: no such file.")
-    if path.exists() and path.suffix != ".parquet":
-        raise UsageError(f"{flag}: expected a .txt, .jsonl, .csv or .parquet file, or a Hub dataset.")
-    from datasets import load_dataset
-
-    try:
-        if path.suffix == ".parquet":
-            data = load_dataset("parquet", data_files=str(path), split="train")
-        else:
-            data = load_dataset(source, split="train")
-    except Exception as error:  # datasets raises many kinds, from connection errors to pyarrow's
-        raise UsageError(f"{flag} cannot be loaded: {one_line(error)}") from None
-    if column not in data.column_names:
-        raise UsageError(
-            f"{flag} has no column '{column}' (it has {', '.join(data.column_names)}): set --caption_column."
-        )
-    prompts = list(data[column])
-    if not all(isinstance(prompt, str) for prompt in prompts):
-        raise UsageError(f"{flag}: column '{column}' is no text: set --caption_column.")
-    return prompts
 
 
 # ---------------------------------------------------------------------------------------------------------------------

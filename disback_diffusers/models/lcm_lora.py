@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """LCM-LoRA files: read whatever their key style, and written back in the same layout."""
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -24,11 +25,36 @@ def boundary_scalings(timestep):
     return SIGMA_DATA**2 / (t**2 + SIGMA_DATA**2), t / (t**2 + SIGMA_DATA**2) ** 0.5
 
 
+def lcm_scheduler(config):
+    """The `LCMScheduler` of the noise schedule that another scheduler's config has."""
+    known = inspect.signature(LCMScheduler.__init__).parameters
+    return LCMScheduler.from_config(
+        {key: value for key, value in config.items() if key in known or key.startswith("_")}
+    )
+
+
 def later_timesteps(scheduler_config, first):
-    """The timesteps below `first` at which an LCM is asked in 8 steps, those of 2 and 4 among them (`list[int]`)."""
-    scheduler = LCMScheduler.from_config(scheduler_config)
+    """The timesteps below `first` at which an LCM is called in 8 steps, those of 2 and 4 among them (`list[int]`)."""
+    scheduler = lcm_scheduler(scheduler_config)
     scheduler.set_timesteps(8)
     return [t for t in scheduler.timesteps.tolist() if t < first]
+
+
+def timesteps_by_steps(scheduler_config, first):
+    """The timesteps of each number of steps that an LCM-LoRA student was trained for: {1: [999], 2: [999, 499], ...}.
+
+    Args:
+        scheduler_config (`dict`): of the base model.
+        first (`int`): the conditioning timestep, where the first step starts.
+    """
+    scheduler, trained = lcm_scheduler(scheduler_config), set(later_timesteps(scheduler_config, first))
+    choices = {1: [first]}
+    for steps in (2, 4, 8):
+        scheduler.set_timesteps(steps)
+        later = scheduler.timesteps[1:].tolist()
+        if trained.issuperset(later):
+            choices[steps] = [first, *later]
+    return choices
 
 
 def refuse_dora(keys):

@@ -1,89 +1,126 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The settings of a run: one dataclass behind the command line and the YAML presets."""
 
-import argparse
 import math
-import sys
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+import os
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Literal
 
-import yaml
-from transformers import HfArgumentParser
-
-from ..errors import UsageError, one_line
+from ..errors import UsageError
+from ..models.embedded import EMBEDDED
 
 
-def flag(default, help, **kwargs):
-    """A field with its help text; lists need a factory."""
-    kwargs["metadata"] = {"help": help}
+# What a setting shapes. It must be the same in a resumed run unless it shapes nothing.
+TEACHER = "teacher"  # which weights the run starts from: recorded as the base model
+PATH = "path"  # the degradation path and the result: recorded in the path's manifest and in disback_config.json
+RESULT = "result"  # the result only: recorded in disback_config.json
+NOTHING = "nothing"  # neither, up to rounding: speed, memory, logs, and where things are written
+
+
+def flag(default, help, shapes=RESULT, local=False):
+    """A field with its help text, what it shapes, and whether it may name a local file or folder."""
+    metadata = {"help": help, "shapes": shapes, "local": local}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), **kwargs)
-    return field(default=default, **kwargs)
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def names(**metadata):
+    """The settings whose metadata have these values, in their order (`list[str]`)."""
+    return [f.name for f in fields(DistillationArguments) if metadata.items() <= f.metadata.items()]
 
 
 @dataclass
 class DistillationArguments:
-    """Everything `train_disback_*.py` can be told. Steps count optimizer updates; sizes are pixels."""
+    """The settings of `train_disback_*.py`. Steps count optimizer updates; sizes are pixels."""
 
     # Teacher and prompts
-    pretrained_teacher_model: str | None = flag(None, "Folder or Hub id of the teacher; 'embedded' is the tiny one.")
-    teacher_revision: str | None = flag(None, "Revision (branch, tag, commit) of the teacher on the Hub.")
-    variant: str | None = flag(None, "Weights variant of the teacher, such as 'fp16'.")
+    pretrained_teacher_model: str | None = flag(
+        None, "Folder or Hub id of the teacher; 'embedded' is the tiny one.", shapes=TEACHER, local=True
+    )
+    teacher_revision: str | None = flag(
+        None, "Revision (branch, tag, commit) of the teacher on the Hub.", shapes=TEACHER
+    )
+    variant: str | None = flag(None, "Weights variant of the teacher, such as 'fp16'.", shapes=TEACHER)
     pretrained_vae_model_name_or_path: str | None = flag(
-        None, "Another VAE (folder or Hub id), such as SDXL's fp16-fix, to draw samples with; training needs none."
+        None,
+        "Another VAE (folder or Hub id), such as SDXL's fp16-fix, to draw samples with; training needs none.",
+        shapes=NOTHING,
+        local=True,
     )
     prompt_dataset: str | None = flag(
-        None, "Training prompts: .txt (one a line), .jsonl, .csv, .parquet, or a Hub dataset id; 'embedded' has 1,644."
+        None,
+        "Training prompts: .txt (one a line), .jsonl, .csv, .parquet, or a Hub dataset id; 'embedded' has 1,644.",
+        shapes=PATH,
+        local=True,
     )
-    caption_column: str = flag("text", "Column of the prompts in .jsonl, .csv, .parquet or a Hub dataset.")
+    caption_column: str = flag(
+        "text", "Column of the prompts in .jsonl, .csv, .parquet or a Hub dataset.", shapes=PATH
+    )
     cache_text_embeddings: Literal["off", "memory", "disk"] = flag(
         "off",
         "Encode all prompts once, in advance, and free the text encoders; 'disk' is a file in the output folder.",
+        shapes=NOTHING,
     )
 
     # Run
-    output_dir: str = flag("disback-model", "Where everything is written.")
-    seed: int = flag(0, "Seed of all randomness; on a CPU the same seed gives the same run bit for bit.")
+    output_dir: str = flag("disback-model", "Where everything is written.", shapes=NOTHING, local=True)
+    seed: int = flag(0, "Seed of all randomness; on a CPU the same seed gives the same run bit for bit.", shapes=PATH)
     resolution: list[str] = flag(
         [],
         "Image size in pixels, 1024 or WIDTHxHEIGHT; of several each batch draws one; by default the teacher's own.",
+        shapes=PATH,
     )
-    train_batch_size: int = flag(8, "Samples a step, on each process.")
-    gradient_accumulation_steps: int = flag(1, "Batches an update.")
-    gradient_checkpointing: bool = flag(False, "Save memory, at about one third more time.")
+    train_batch_size: int = flag(8, "Samples a step, on each process.", shapes=PATH)
+    gradient_accumulation_steps: int = flag(1, "Batches an update.", shapes=PATH)
+    gradient_checkpointing: bool = flag(False, "Save memory, at about one third more time.", shapes=NOTHING)
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
-        None, "Precision of the frozen base and of autocast; by default that of `accelerate config`."
+        None, "Precision of the frozen base and of autocast; by default that of `accelerate config`.", shapes=PATH
     )
-    allow_tf32: bool = flag(False, "TF32 matrix products on Ampere and later.")
-    compile: bool = flag(False, "torch.compile the UNet.")
-    enable_xformers_memory_efficient_attention: bool = flag(False, "xformers attention (CUDA, needs xformers).")
+    allow_tf32: bool = flag(False, "TF32 matrix products on Ampere and later.", shapes=PATH)
+    compile: bool = flag(False, "torch.compile the UNet.", shapes=NOTHING)
+    enable_xformers_memory_efficient_attention: bool = flag(
+        False, "xformers attention (CUDA, needs xformers).", shapes=NOTHING
+    )
 
     # Roles
-    student: Literal["lora", "full"] = flag("lora", "A LoRA on the teacher's UNet, or a whole UNet of its own.")
+    student: Literal["lora", "full"] = flag(
+        "lora", "A LoRA on the teacher's UNet, or a whole UNet of its own.", shapes=PATH
+    )
     student_unet: str | None = flag(
         None,
         "A full student starts as this UNet (folder or Hub id), such as a smaller one; it must predict what the "
         "teacher's does (noise, v or x0).",
+        shapes=PATH,
+        local=True,
     )
     lcm_lora: str | None = flag(
-        None, "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style."
+        None,
+        "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style.",
+        shapes=PATH,
+        local=True,
     )
-    lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).")
-    lora_alpha: float | None = flag(None, "Scale of the adapters is alpha / rank; by default alpha = rank.")
-    lora_target_modules: list[str] = flag(["all"], "'attention', 'all' (14 suffixes of LCM-LoRA), or module suffixes.")
+    lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).", shapes=PATH)
+    lora_alpha: float | None = flag(
+        None, "Scale of the adapters is alpha / rank; by default alpha = rank.", shapes=PATH
+    )
+    lora_target_modules: list[str] = flag(
+        ["all"], "'attention', 'all' (14 suffixes of LCM-LoRA), or module suffixes.", shapes=PATH
+    )
     conditioning_timestep: int | None = flag(
-        None, "Timestep at which the student runs its one step; by default 399, with --lcm_lora 999."
+        None, "Timestep at which the student runs its one step; by default 399, with --lcm_lora 999.", shapes=PATH
     )
 
     # Stage 1, degradation recording
-    degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).")
-    degradation_nodes: int = flag(7, "Nodes saved on the way.")
+    degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).", shapes=PATH)
+    degradation_nodes: int = flag(7, "Nodes saved on the way.", shapes=PATH)
     node_spacing: Literal["geometric", "uniform"] = flag(
-        "geometric", "Steps between nodes: doubling, or equal (paper)."
+        "geometric", "Steps between nodes: doubling, or equal (paper).", shapes=PATH
     )
-    degradation_learning_rate: float = flag(2e-4, "Learning rate of the degrading target.")
-    degradation_path: str | None = flag(None, "Reuse a recorded path (a 'degradation' folder) and skip stage 1.")
+    degradation_learning_rate: float = flag(2e-4, "Learning rate of the degrading target.", shapes=PATH)
+    degradation_path: str | None = flag(
+        None, "Reuse a recorded path (a 'degradation' folder) and skip stage 1.", local=True
+    )
 
     # Stage 2, distribution backtracking
     max_train_steps: int = flag(10_000, "Updates of stage 2, all nodes together.")
@@ -104,7 +141,9 @@ class DistillationArguments:
     guidance_scale: float = flag(2.0, "Classifier-free guidance of the target; 1 is off.")
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.")
     guidance_max_timestep: int = flag(600, "Guide only up to this timestep; guiding at all of them gave a worse FD.")
-    proportion_empty_prompts: float = flag(0.1, "Share of prompts emptied for the fake score and the target.")
+    proportion_empty_prompts: float = flag(
+        0.1, "Share of prompts emptied for the fake score and the target.", shapes=PATH
+    )
 
     proportion_later_steps: float | None = flag(
         None,
@@ -121,40 +160,63 @@ class DistillationArguments:
         None, "Another one for the fake score's, which has to follow the student to the end."
     )
     lr_warmup_steps: int = flag(0, "Warm-up updates of the schedules.")
-    adam_beta1: float = flag(0.9, "Adam's first beta.")
-    adam_beta2: float = flag(0.999, "Adam's second beta.")
-    adam_weight_decay: float = flag(0.0, "Weight decay (AdamW).")
-    adam_epsilon: float = flag(1e-8, "Adam's epsilon.")
-    max_grad_norm: float = flag(1.0, "Gradient clipping, for each role.")
-    use_8bit_adam: bool = flag(False, "8-bit AdamW of bitsandbytes.")
+    adam_beta1: float = flag(0.9, "Adam's first beta.", shapes=PATH)
+    adam_beta2: float = flag(0.999, "Adam's second beta.", shapes=PATH)
+    adam_weight_decay: float = flag(0.0, "Weight decay (AdamW).", shapes=PATH)
+    adam_epsilon: float = flag(1e-8, "Adam's epsilon.", shapes=PATH)
+    max_grad_norm: float = flag(1.0, "Gradient clipping, for each role.", shapes=PATH)
+    use_8bit_adam: bool = flag(False, "8-bit AdamW of bitsandbytes.", shapes=PATH)
     ema_decay: float = flag(0.99, "Decay of the student's moving average, which is what is validated and saved.")
 
     # Checkpoints, logging, validation
-    checkpointing_steps: int = flag(500, "Save a checkpoint every so many updates.")
-    checkpoints_total_limit: int | None = flag(None, "Keep this many checkpoints, the oldest go.")
-    resume_from_checkpoint: str | None = flag(None, "'latest', or the folder of the last checkpoint.")
-    logging_steps: int = flag(1, "A line in log.jsonl every so many updates.")
+    checkpointing_steps: int = flag(500, "Save a checkpoint every so many updates.", shapes=NOTHING)
+    checkpoints_total_limit: int | None = flag(None, "Keep this many checkpoints, the oldest go.", shapes=NOTHING)
+    resume_from_checkpoint: str | None = flag(
+        None, "'latest', or the folder of the last checkpoint.", shapes=NOTHING, local=True
+    )
+    logging_steps: int = flag(1, "A line in log.jsonl every so many updates.", shapes=NOTHING)
     log_mismatch_every: int = flag(
-        0, "Log the mismatch degree (Eq. 9), which takes about 3 updates' time, every so many updates; 0: never."
+        0,
+        "Log the mismatch degree (Eq. 9), which takes about 3 updates' time, every so many updates; 0: never.",
+        shapes=NOTHING,
     )
-    log_fd_every: int = flag(0, "Log the Fréchet distance to --fd_reference every so many updates; 0: never.")
+    log_fd_every: int = flag(
+        0, "Log the Fréchet distance to --fd_reference every so many updates; 0: never.", shapes=NOTHING
+    )
     fd_reference: str | None = flag(
-        None, "Statistics of real images, a file of evaluate_disback.py --save_reference; 'embedded' has the emoji's."
+        None,
+        "Statistics of real images, a file of evaluate_disback.py --save_reference; 'embedded' has the emoji's.",
+        shapes=NOTHING,
+        local=True,
     )
-    fd_images: int = flag(2000, "Images drawn for it, of as many training prompts.")
-    report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...")
-    logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.")
-    validation_prompts: list[str] = flag([], "Prompts drawn in samples/, or one .txt file; by default 8 of the data.")
-    validation_steps: int = flag(500, "Draw samples every so many updates of stage 2; 0: only at the end.")
+    fd_images: int = flag(2000, "Images drawn for it, of as many training prompts.", shapes=NOTHING)
+    report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
+    logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)
+    validation_prompts: list[str] = flag(
+        [], "Prompts drawn in samples/, or one .txt file; by default 8 of the data.", shapes=NOTHING
+    )
+    validation_steps: int = flag(
+        500, "Draw samples every so many updates of stage 2; 0: only at the end.", shapes=NOTHING
+    )
 
     # Hub
-    push_to_hub: bool = flag(False, "Upload the result.")
-    hub_model_id: str | None = flag(None, "Repository, by default the name of output_dir.")
-    hub_token: str | None = flag(None, "Token; better: `hf auth login`.")
-    dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.")
+    push_to_hub: bool = flag(False, "Upload the result.", shapes=NOTHING)
+    push_degradation_path: bool = flag(
+        False, "Upload the degradation path too, which is several times as large as a LoRA student.", shapes=NOTHING
+    )
+    hub_model_id: str | None = flag(None, "Repository, by default the name of output_dir.", shapes=NOTHING)
+    hub_token: str | None = flag(None, "Token; better: `hf auth login`.", shapes=NOTHING)
+    dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.", shapes=NOTHING)
 
     def __post_init__(self):
         self.variant = self.variant or None
+        for name in names(local=True):
+            if getattr(self, name):
+                setattr(self, name, os.path.expanduser(getattr(self, name)))
+        if len(self.validation_prompts) == 1 and self.validation_prompts[0].endswith(".txt"):
+            self.validation_prompts = [os.path.expanduser(self.validation_prompts[0])]
+        if self.report_to == ["none"]:  # as transformers has it
+            self.report_to = []
         if self.conditioning_timestep is None:
             self.conditioning_timestep = 999 if self.lcm_lora else 399
         if self.proportion_later_steps is None:
@@ -231,79 +293,22 @@ class DistillationArguments:
             raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
 
     def settings(self):
-        """Everything that shapes the result, as plain values (for the manifest of a run); no token."""
+        """All settings but the token, as plain values; local files that are read by their full path (`dict`)."""
         values = asdict(self)
         del values["hub_token"]
+        for name in set(names(local=True)) - set(names(shapes=NOTHING)):
+            if values[name] not in (None, EMBEDDED) and os.path.exists(values[name]):
+                values[name] = os.path.abspath(values[name])
         return values
 
+    @staticmethod
+    def defaults():
+        """The default of every setting (`dict`)."""
+        return {
+            f.name: f.default if f.default_factory is MISSING else f.default_factory()
+            for f in fields(DistillationArguments)
+        }
 
-# What YAML 1.1 reads as false, though it is the name of a choice.
-FALSE_WORDS = {"mixed_precision": "no", "cache_text_embeddings": "off"}
-
-
-def _read_config(file):
-    """A YAML file of flag names and values, as command-line words."""
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UsageError(f"--config {file}: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter: no UTF-8, or a date that is none
-        raise UsageError(f"--config {file} is no YAML: {one_line(error)}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {file}: expected lines of the form 'flag: value'.")
-    known = {f.name for f in fields(DistillationArguments)}
-    words = []
-    for key, value in values.items():
-        if key not in known:
-            raise UsageError(f"--config {file}: unknown key '{key}'; --help lists them.")
-        if value is False and key in FALSE_WORDS:
-            value = FALSE_WORDS[key]
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, (dict, list)) for item in items):
-            raise UsageError(f"--config {file}: '{key}' must be one value or a list of values.")
-        if isinstance(value, list) and value:
-            words += [f"--{key}", *map(str, value)]
-        elif value is not None and value != []:
-            words.append(f"--{key}={value}")
-    return words
-
-
-class _OneLine:
-    def error(self, message):
-        raise UsageError(message)
-
-
-class _Parser(_OneLine, HfArgumentParser):
-    pass
-
-
-class _ConfigParser(_OneLine, argparse.ArgumentParser):
-    pass
-
-
-def parse_args(input_args=None, description=None, **defaults):
-    """The settings from the command line, over those of `--config`, over `defaults`, over the dataclass.
-
-    Raises:
-        UsageError: an unknown flag or key, or a value that cannot work.
-    """
-    words = list(sys.argv[1:] if input_args is None else input_args)
-    config = _ConfigParser(add_help=False, allow_abbrev=False)
-    config.add_argument("--config")
-    config, words = config.parse_known_args(words)
-    parser = _Parser(DistillationArguments, description=description, allow_abbrev=False)
-    parser.add_argument("--config", help="A YAML file with any of these flags; the command line wins.")
-    parser.set_defaults(**defaults)
-    from_file = _read_config(config.config) if config.config else []
-    try:  # alone, so that a wrong value is blamed on the file
-        _, unknown = parser.parse_known_args(from_file)
-    except UsageError as error:
-        raise UsageError(f"--config {config.config}: {error}") from None
-    if unknown:
-        raise UsageError(f"--config {config.config}: '{unknown[0]}' is one value too many.")
-    arguments, *_, unknown = parser.parse_args_into_dataclasses(
-        [*from_file, *words], return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        raise UsageError(f"unknown flag {unknown[0]}; --help lists them.")
-    return arguments
+    def recorded(self, *shapes):
+        """The settings that shape one of these (`dict`)."""
+        return {name: getattr(self, name) for kind in shapes for name in names(shapes=kind)}

@@ -5,18 +5,9 @@ import os
 
 from .. import hub
 from ..card import model_card
-from ..evaluation.sheets import to_pil
 from ..models.embedded import EMBEDDED
-
-
-# The settings that made the student what it is, for disback_config.json and the card.
-METHOD = """
-    no_backtracking degradation_steps degradation_nodes node_spacing degradation_learning_rate max_train_steps
-    steps_per_node node_switching fake_score_init fake_score_updates_per_step gradient_weighting
-    guidance_scale fake_guidance_scale guidance_max_timestep proportion_empty_prompts proportion_later_steps
-    train_batch_size gradient_accumulation_steps learning_rate fake_score_learning_rate lr_scheduler
-    fake_score_lr_scheduler ema_decay resolution seed prompt_dataset lcm_lora student_unet
-""".split()
+from ..models.lcm_lora import timesteps_by_steps
+from .arguments import PATH, RESULT
 
 
 def artefact_config(context, path, walked):
@@ -26,12 +17,13 @@ def artefact_config(context, path, walked):
     config = {
         "base_model": _base(args.pretrained_teacher_model),
         "base_revision": context.teacher.commit or args.teacher_revision,
+        "variant": args.variant,
         "pipeline": context.teacher.pipeline_class.__name__,
         "student": args.student,
         "conditioning_timestep": args.conditioning_timestep,
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
-        "method": {name: getattr(args, name) for name in METHOD},
+        "method": args.recorded(PATH, RESULT),
     }
     if path is not None and not args.no_backtracking:
         config["method"]["node_steps"] = [node.step for node in path.nodes]
@@ -59,5 +51,13 @@ def save_artefact(context, folder, validator, path, walked, repo_id=None):
         else:
             hub.save_student_lora(folder, student.state_dict(), context.roles.lora_config(student.role))
     hub.write_artefact_config(folder, config)
-    images = [to_pil(image) for image in validator.student_images()]
-    model_card(folder, config, repo_id, validator.prompts, images, config["method"].get("node_steps", ()))
+    steps = timesteps_by_steps(context.teacher.scheduler_config, student.timestep) if student.boundary else [1]
+    model_card(
+        folder,
+        config,
+        repo_id,
+        *validator.card_samples(),
+        config["method"].get("node_steps", ()),
+        steps=list(steps),
+        with_path=context.args.push_degradation_path,
+    )

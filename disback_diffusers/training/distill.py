@@ -12,6 +12,7 @@ from .. import hub
 from ..errors import RunError, UsageError, one_line
 from ..files import NO_ROOM
 from ..models.adapter_files import base_fingerprint
+from .arguments import PATH
 from .artefact import save_artefact
 from .backtracking import DistributionBacktracking
 from .degradation import DegradationRecording
@@ -28,13 +29,6 @@ OUT_OF_MEMORY = (
     "out of GPU memory: try a smaller --train_batch_size with more --gradient_accumulation_steps, "
     "--gradient_checkpointing, --mixed_precision bf16, or a smaller --lora_rank."
 )
-
-
-# Settings that shape a path, for its manifest.
-RECORDED = """
-    seed conditioning_timestep degradation_steps node_spacing degradation_learning_rate lora_rank lora_alpha
-    lora_target_modules train_batch_size gradient_accumulation_steps proportion_empty_prompts resolution lcm_lora
-""".split()
 
 
 def run_script(parse_args, teacher_class):
@@ -163,7 +157,7 @@ def _record(context, folder, trainer, checkpoint):
     where = folder.folder / "degradation"
     if checkpoint and checkpoint.stage_name == "backtracking":
         return DegradationPath.load(where, base=context.roles)
-    settings = hub.without_paths({name: getattr(context.args, name) for name in RECORDED})
+    settings = hub.without_paths(context.args.recorded(PATH))
     if context.args.student_unet:
         settings["student_unet"] = base_fingerprint(context.student.unet)  # untrained still
     path = DegradationPath(where, context.roles.fingerprint, settings)

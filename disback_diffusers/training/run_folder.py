@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import RunError, UsageError
 from ..files import LOG, atomic_write
+from .arguments import NOTHING, DistillationArguments, names
 
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,28 @@ OUTPUTS = (
     "degradation",
     "samples",
 )
-# Settings that do not shape the result: they may differ when a run is resumed.
-FREE = {"output_dir", "resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "logging_steps",
-        "report_to", "logging_dir", "validation_prompts", "validation_steps", "push_to_hub", "hub_model_id", "dry_run",
-        "cache_text_embeddings", "pretrained_vae_model_name_or_path", "log_mismatch_every",
-        "log_fd_every", "fd_reference", "fd_images"}  # fmt: skip
+
+
+def different(before, now):
+    """The settings that make a run another one (`list[str]`).
+
+    Args:
+        before (`dict`): settings of the run; those that its version did not know had their defaults.
+        now (`dict`): all settings.
+    """
+    before = {**DistillationArguments.defaults(), **before}
+    free = set(names(shapes=NOTHING))
+    if {now["lr_scheduler"], now["fake_score_lr_scheduler"] or "constant"} == {"constant"}:
+        free.add("max_train_steps")  # training longer, or less long, is the same run
+    if before["mixed_precision"] is None:  # left to accelerate: checkpoints have it
+        free.add("mixed_precision")
+    return [name for name in now if name not in free and not _same(name, before[name], now[name])]
+
+
+def _same(name, before, now):
+    if before == now or name not in names(local=True) or None in (before, now):
+        return before == now
+    return os.path.exists(now) and os.path.realpath(before) == os.path.realpath(now)
 
 
 @dataclass(order=True)
@@ -77,11 +95,7 @@ class RunFolder:
         if results in ([], [LOG]):  # of a run, the log alone is nothing to lose
             return
         before = self._settings_before(file)
-        differ = [key for key in settings if key not in FREE and before.get(key) != settings[key]]
-        schedules = {settings["lr_scheduler"], settings["fake_score_lr_scheduler"] or "constant"}
-        if schedules == {"constant"} and differ == ["max_train_steps"]:
-            differ.remove("max_train_steps")  # training longer, or less long, is the same run
-        if differ:
+        if differ := different(before, settings):
             key, more = differ[0], f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
             raise UsageError(
                 f"--output_dir {self.folder} holds a run with other settings: --{key} is {before.get(key)} there, "

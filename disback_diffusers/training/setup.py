@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
+from ..data.prompts import load_prompts
 from ..errors import UsageError
 from ..models.adapter_files import base_fingerprint
-from ..models.conditioning import PromptBank, load_prompts
+from ..models.conditioning import PromptBank
 from ..models.embedded import resolve
 from ..models.lcm_lora import LcmLora
 from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles, present_targets

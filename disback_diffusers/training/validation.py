@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from ..data.prompts import load_prompts
 from ..evaluation.sheets import contact_sheet
 from ..files import atomic_write
-from ..models.conditioning import load_prompts
 from .batches import generator
 
 

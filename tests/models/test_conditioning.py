@@ -1,11 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-import json
 
 import pytest
 import torch
 
 from disback_diffusers.errors import RunError
-from disback_diffusers.models.conditioning import Conditioning, PromptBank, load_prompts
+from disback_diffusers.models.conditioning import Conditioning, PromptBank
 
 
 class Encoder:
@@ -56,15 +55,3 @@ def test_conditioning_is_picked_mixed_and_joined_row_by_row():
     assert one.cat(other).hidden_states[:, 0, 0].tolist() == [1, 2, 0, 0]
     assert one[1:].added["text_embeds"].tolist() == [[2, 2, 2]]
     assert one.to(dtype=torch.bfloat16).hidden_states.dtype == torch.bfloat16
-
-
-def test_prompts_of_every_kind_of_file(tmp_path):
-    (tmp_path / "p.txt").write_bytes("\ufeffa cat\r\n\r\n  naïve 猫 \n".encode())
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"caption": p}) + "\n" for p in ("a cat", "naïve 猫")))
-    (tmp_path / "p.csv").write_text('id,caption\n1,a cat\n2,"naïve 猫"\n', encoding="utf-8")
-    from datasets import Dataset
-
-    Dataset.from_dict({"caption": ["a cat", "naïve 猫"]}).to_parquet(tmp_path / "p.parquet")
-    for suffix in ("txt", "jsonl", "csv", "parquet"):
-        assert load_prompts(str(tmp_path / f"p.{suffix}"), "caption") == ["a cat", "naïve 猫"]
-    assert load_prompts("embedded")[0] == "grinning face"

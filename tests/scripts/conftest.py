@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from script_runs import PROMPTS, SCRIPT, check_message, quick_words
 
 from disback_diffusers.models.teachers import StableDiffusionTeacher
-from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.distill import run_script
 
 

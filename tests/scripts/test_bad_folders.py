@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from script_runs import PROMPTS, SCRIPT, FileLimit, Trap, check_message, differences, quick_words, result, start
 from tiny_models import build_small_unet
 
-from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.distill import run_script
 from disback_diffusers.training.run_folder import LOCK, RunFolder
 

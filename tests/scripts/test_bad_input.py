@@ -11,7 +11,7 @@ from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from script_runs import quick_words
 
-from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.command_line import parse_args
 
 
 SCHEDULER = "scheduler/scheduler_config.json"

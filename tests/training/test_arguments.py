@@ -5,7 +5,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.command_line import parse_args
 
 
 NEEDED = ["--pretrained_teacher_model", "x", "--prompt_dataset", "y"]

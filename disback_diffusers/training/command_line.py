@@ -1,0 +1,88 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The settings of a run from the command line and from a YAML file."""
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..errors import UsageError, one_line
+from .arguments import DistillationArguments
+
+
+# What YAML 1.1 reads as false, though it is the name of a choice.
+FALSE_WORDS = {"mixed_precision": "no", "cache_text_embeddings": "off"}
+
+
+def _read_config(file):
+    """A YAML file of flag names and values, as command-line words."""
+    try:
+        values = yaml.safe_load(Path(os.path.expanduser(file)).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"--config {file}: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter: no UTF-8, or a date that is none
+        raise UsageError(f"--config {file} is no YAML: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {file}: expected lines of the form 'flag: value'.")
+    known = {f.name for f in fields(DistillationArguments)}
+    words = []
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"--config {file}: unknown key '{key}'; --help lists them.")
+        if value is False and key in FALSE_WORDS:
+            value = FALSE_WORDS[key]
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (dict, list)) for item in items):
+            raise UsageError(f"--config {file}: '{key}' must be one value or a list of values.")
+        if isinstance(value, list) and value:
+            words += [f"--{key}", *map(str, value)]
+        elif value is not None and value != []:
+            words.append(f"--{key}={value}")
+    return words
+
+
+class _OneLine:
+    def error(self, message):
+        raise UsageError(message)
+
+
+class _Parser(_OneLine, HfArgumentParser):
+    def add_argument(self, *names, shapes=None, local=None, **kwargs):
+        """The metadata of a field without ours."""
+        return super().add_argument(*names, **kwargs)
+
+
+class _ConfigParser(_OneLine, argparse.ArgumentParser):
+    pass
+
+
+def parse_args(input_args=None, description=None, **defaults):
+    """The settings from the command line, over those of `--config`, over `defaults`, over the dataclass.
+
+    Raises:
+        UsageError: an unknown flag or key, or a value that cannot work.
+    """
+    words = list(sys.argv[1:] if input_args is None else input_args)
+    config = _ConfigParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config")
+    config, words = config.parse_known_args(words)
+    parser = _Parser(DistillationArguments, description=description, allow_abbrev=False)
+    parser.add_argument("--config", help="A YAML file with any of these flags; the command line wins.")
+    parser.set_defaults(**defaults)
+    from_file = _read_config(config.config) if config.config else []
+    try:  # alone, so that a wrong value is blamed on the file
+        _, unknown = parser.parse_known_args(from_file)
+    except UsageError as error:
+        raise UsageError(f"--config {config.config}: {error}") from None
+    if unknown:
+        raise UsageError(f"--config {config.config}: '{unknown[0]}' is one value too many.")
+    arguments, *_, unknown = parser.parse_args_into_dataclasses(
+        [*from_file, *words], return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise UsageError(f"unknown flag {unknown[0]}; --help lists them.")
+    return arguments
