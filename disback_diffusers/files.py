@@ -2,6 +2,7 @@
 """Writing files so that a reader never meets half of one, and a full disk is told in one line."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from .errors import RunError
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # as diffusers names a LoRA's file
 LOG = "log.jsonl"  # of a run: a line a logged step
+DIGESTED = 1 << 20  # bytes of either end of a weights file: enough to tell two trainings apart
 
 # What torch.save says, as a bare RuntimeError, when the file system refuses.
 _TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "open file failed")
@@ -51,6 +53,23 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def weights_digest(folder):
+    """Of the safetensors files in a folder: by names, sizes, beginnings and ends; None for what is no folder."""
+    if not Path(folder).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).rglob("*.safetensors")):
+        place = file.relative_to(folder)
+        if place.parts[0].startswith(("checkpoint-", "degradation")):
+            continue  # of a run that may still be going
+        digest.update(f"{place.as_posix()} {file.stat().st_size}".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(DIGESTED))
+            opened.seek(max(0, file.stat().st_size - DIGESTED))
+            digest.update(opened.read())
+    return digest.hexdigest()
 
 
 def usual_mode(file: Path) -> None:

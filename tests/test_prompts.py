@@ -108,15 +108,15 @@ WRONG = [
     ("c.csv", "text,text\na,b\n", "more than one column 'text' (it has text, text)"),
     ("c.csv", "caption\na\n", "no column 'text' (it has caption): set --caption_column"),
     ("c.csv", 'text\n"a cat\n', "no readable CSV file"),
-    ("c.csv", "", "no column 'text'"),
-    ("c.csv", "text\n", "is empty: it has no rows"),
+    ("c.csv", "", "holds no prompt: it is empty"),
+    ("c.csv", "text\n", "holds no prompt: it is empty"),
     ("p.jsonl", '{"text": "a"}\n{"txt": "b"}\n', "no column 'text' in row 2 (it has txt)"),
     ("p.jsonl", '{"text": "a"}\n{"text": 3}\n', "column 'text' is no text in row 2"),
     ("p.jsonl", '{"text": "a"}\n["b"]\n', "no column 'text' in row 2 (it is no object)"),
     ("p.jsonl", '{"text": "a"}\n{"text": \n', "no JSON in line 2"),
     ("p.jsonl", '{"text": "a \\ud83d cat"}\n', r"row 1 has \ud83d, which is half a character (a lone surrogate)"),
     ("p.jsonl", '{"text": "a\\u0000b"}\n', "zero byte in row 1"),
-    ("p.jsonl", "", "is empty"),
+    ("p.jsonl", "", "holds no prompt: it is empty"),
     ("p.json", '{"a": ', "is no JSON: Expecting value in line 1"),
     ("p.json", '{"a": 1}', "must be a list of texts"),
     ("p.txt", "\n \n", "holds no prompt"),
@@ -141,13 +141,13 @@ def test_an_empty_parquet_file_is_said_to_be_empty(tmp_path):
 
     for kind in (pyarrow.string(), pyarrow.null()):
         pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], kind)}), tmp_path / "z.parquet")
-        with pytest.raises(UsageError, match="z.parquet is empty: it has no rows"):
+        with pytest.raises(UsageError, match="z.parquet holds no prompt: it is empty"):
             load_prompts(str(tmp_path / "z.parquet"))
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "missing.parquet", "./missing", "a/b/c", "~/missing.csv"])
 def test_a_missing_file(name):
-    with pytest.raises(UsageError, match="no such file or folder"):
+    with pytest.raises(UsageError, match="No such file or folder"):
         load_prompts(name)
 
 

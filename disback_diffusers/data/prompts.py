@@ -41,7 +41,7 @@ def load_prompts(source, column="text", flag="--prompt_dataset"):
         elif path.is_file():
             values = read(path, column, flag)
         elif read or str(source).startswith((".", "/", "~")) or str(source).count("/") > 1:
-            raise UsageError(f"{flag}: no such file or folder.")
+            raise UsageError(f"{flag}: No such file or folder.")
         else:
             values = _hub_dataset(source, column, flag)
     except UnicodeDecodeError as error:
@@ -75,7 +75,7 @@ def _checked(values, column, flag):
         if value := value.strip():
             prompts.append(value)
     if not rows:
-        raise UsageError(f"{flag} is empty: it has no rows.")
+        raise UsageError(f"{flag} holds no prompt: it is empty.")
     if not prompts:
         raise UsageError(f"{flag} holds no prompt.")
     if rows > len(prompts):
@@ -133,7 +133,8 @@ def _separated(delimiter):
     def read(path, column, flag):
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(reader, [])
+            if (header := next(reader, None)) is None:
+                return []
             if Counter(header)[column] != 1:
                 problem = "more than one" if column in header else "no"
                 raise UsageError(

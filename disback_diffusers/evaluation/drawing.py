@@ -9,10 +9,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..errors import UsageError, one_line
+from ..files import weights_digest
 from ..models.embedded import resolve
 from ..pipelines import DisBackPipeline
 from ..pipelines.artefact import INDEX_NAME, Artefact
-from .generation import Generation, latency, weights_digest
+from .generation import Generation, latency
 from .images import image_files
 
 

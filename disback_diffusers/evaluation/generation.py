@@ -1,7 +1,6 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Drawing an image for each prompt into a folder: shared by processes, resumable, never mixing settings."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -12,29 +11,13 @@ from tqdm.auto import tqdm
 
 from ..errors import UsageError
 from ..files import atomic_write
+from ..models.text_parts import without_truncation_warnings
 from .images import IMAGES
+from .sheets import NotFiniteError, to_pil
 
 
 SETTINGS = "settings.json"
 WARM_UPS, TIMED = 2, 10
-DIGESTED = 1 << 20  # bytes of either end of a weights file: enough to tell two trainings apart
-
-
-def weights_digest(folder):
-    """Of the safetensors files in a folder: by names, sizes, beginnings and ends; None for what is no folder."""
-    if not Path(folder).is_dir():
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(Path(folder).rglob("*.safetensors")):
-        place = file.relative_to(folder)
-        if place.parts[0].startswith(("checkpoint-", "degradation")):
-            continue  # of a run that may still be going
-        digest.update(f"{place.as_posix()} {file.stat().st_size}".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(DIGESTED))
-            opened.seek(max(0, file.stat().st_size - DIGESTED))
-            digest.update(opened.read())
-    return digest.hexdigest()
 
 
 class Generation:
@@ -75,6 +58,15 @@ class Generation:
         text = json.dumps(self.settings, indent=2) + "\n"
         atomic_write(self.folder / SETTINGS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
+    def _picture(self, i, image):
+        try:
+            return to_pil(image)
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"image {i} ({self.prompts[i][:50]!r}) is not drawn: {error}. Try --dtype bf16 or fp32 for fp16; an "
+                "epsilon model with zero terminal SNR needs another scheduler."
+            ) from None
+
     def missing(self):
         """Numbers of the images that are still to be drawn."""
         return [i for i, file in enumerate(self.files) if not file.is_file()]
@@ -88,9 +80,11 @@ class Generation:
             for start in range(0, len(share), batch_size):
                 part = share[start : start + batch_size]
                 noise = [torch.Generator().manual_seed(self.settings["seed"] + i) for i in part]
-                drawn = pipeline([self.prompts[i] for i in part], generator=noise, **kwargs).images
-                for i, image in zip(part, drawn, strict=True):
-                    atomic_write(self.files[i], lambda temporary, image=image: image.save(temporary, format="png"))
+                with without_truncation_warnings():
+                    drawn = pipeline([self.prompts[i] for i in part], generator=noise, output_type="np", **kwargs)
+                for i, image in zip(part, torch.from_numpy(drawn.images).permute(0, 3, 1, 2), strict=True):
+                    picture = self._picture(i, image)
+                    atomic_write(self.files[i], lambda temporary, picture=picture: picture.save(temporary, "png"))
                 bar.update(len(part))
 
 

@@ -4,6 +4,12 @@
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..errors import RunError
+
+
+class NotFiniteError(RunError):
+    """An image cannot be shown or measured: fp16 has overflowed, or a division by zero was in its making."""
+
 
 BAND = 18  # pixels of a label's line
 SMALLEST = 96  # images are enlarged to this, so that tiny ones can be seen
@@ -18,6 +24,9 @@ def contact_sheet(rows, captions=()):
 
     Returns:
         `PIL.Image.Image`.
+
+    Raises:
+        NotFiniteError: as in `to_pil`.
     """
     first = next(iter(rows.values()))
     n, _, h, w = first.shape
@@ -38,5 +47,11 @@ def contact_sheet(rows, captions=()):
 
 
 def to_pil(image):
-    """(3, h, w) in [0, 1] to a PIL image."""
+    """(3, h, w) in [0, 1] to a PIL image.
+
+    Raises:
+        NotFiniteError: it has other values than finite numbers, which would be shown as black.
+    """
+    if not image.isfinite().all():
+        raise NotFiniteError("an image has values that are not finite numbers")
     return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())

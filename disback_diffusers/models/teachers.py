@@ -1,97 +1,82 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Teachers: what is known of a pipeline folder or Hub repository before, and after, its weights are loaded."""
 
-import inspect
-import os
-
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ..diffusion.losses import guide
 from ..diffusion.noise import NoiseSchedule
-from ..errors import UsageError, one_line
+from ..errors import UsageError
 from .conditioning import Bucket, Conditioning
-from .embedded import resolve
+from .decoder import Decoder
+from .teacher_source import TeacherSource
+from .text_parts import TextPart, without_truncation_warnings
 
 
-TOKENS = 77  # of a prompt
-DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
+# Below this alpha an epsilon prediction is not used to draw with: its error grows by 1 / alpha, to infinity at zero
+# terminal SNR. Stable Diffusion ends at 0.068, DDPM's linear betas at 0.006.
+SMALLEST_ALPHA = 0.005
+# UNets with one of these need inputs that a text-to-image pipeline does not give.
+UNSUPPORTED = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
 
 class StableDiffusionTeacher:
     """A `StableDiffusionPipeline` to distill: SD 1.x and 2.x, epsilon or v prediction, any scheduler config.
 
-    The constructor reads the configs only (a few kB) and checks them; weights come with the `load_*` methods.
+    The constructor reads the configs and the tokenizer only (a few kB) and checks them, and that the files of the
+    weights are there; weights come with the `load_*` methods.
+
+    Attributes:
+        name (`str`): as given. commit (`str` or `None`): of a Hub repository.
+        schedule (`NoiseSchedule`). scheduler_config, unet_config, vae_config (`dict`).
+        warnings (`list[str]`): what a user should know before training.
 
     Args:
         name (`str`): folder, Hub id, or "embedded".
-        revision (`str`, *optional*), variant (`str`, *optional*): as in `from_pretrained`.
+        revision (`str`, *optional*), variant (`str`, *optional*): as in `from_pretrained`; parts without files of the
+            variant are loaded from their plain ones.
         vae (`str`, *optional*): folder or Hub id of another VAE, to decode with.
 
     Raises:
         UsageError: no such pipeline, another kind of pipeline, or one that cannot be distilled.
+        RunError: the Hub cannot be reached and the cache does not hold it.
     """
 
     pipeline_class = StableDiffusionPipeline
     text_encoders = {"text_encoder": CLIPTextModel}
+    addition_embed_type = None  # what the UNet is conditioned on beside the prompt
 
     def __init__(self, name, revision=None, variant=None, vae=None):
-        self.name, self.path, self.vae_name = name, resolve(name), vae
-        self.hub = {"revision": revision}
-        self.variant = variant
-        self._check_local()
-        self._index, self.commit = self._load(
-            "model_index.json", DiffusionPipeline.load_config, return_commit_hash=True
-        )
-        kind = self._index.get("_class_name", "model of no known class")
+        self.source, self.warnings = TeacherSource(name, revision, variant), []
+        self.name, self.commit = name, self.source.commit
+        kind = self.source.index.get("_class_name", "model of no known class")
         if kind != self.pipeline_class.__name__:
             raise self._error(
                 f"is a {kind}; this script distills a {self.pipeline_class.__name__}: take one, or another script."
             )
-        self.unet_config = self._config(UNet2DConditionModel, "unet")
-        self.vae_config = self._config(AutoencoderKL, "vae")
-        self.scheduler_config = self._load("scheduler/ config", DDIMScheduler.load_config, subfolder="scheduler")
+        self.unet_config = self.source.config(UNet2DConditionModel, "unet")
+        self.vae_config = self.source.config(AutoencoderKL, "vae")
+        self.scheduler_config = self.source.scheduler_config()
+        if seems := self.source.refuse_distilled(self.unet_config, self.scheduler_config):
+            self.warnings.append(seems)
         self.schedule = self._read_schedule()
         self.latent_channels = self.unet_config["in_channels"]
         self.vae_scale_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
-        if self.latent_channels != self.vae_config["latent_channels"]:
-            raise self._error(
-                f"has a UNet of {self.latent_channels} input channels for latents of "
-                f"{self.vae_config['latent_channels']} (an inpainting or image-conditioned model): take the plain "
-                "text-to-image model."
-            )
-        if self.unet_config.get("time_cond_proj_dim"):
-            raise self._error(
-                "is a guidance-distilled (LCM) UNet, whose output is no score: take the model it came from."
-            )
-        self._vae = None
-        if vae:
-            self._check_other_vae()
+        self._check_unet()
+        self.text_parts = [self._text_part(encoder, cls.__name__) for encoder, cls in self.text_encoders.items()]
+        self._check_text_sizes()
+        self.source.check_weights(["unet", "vae", *self.text_encoders])
+        self._decoder = Decoder(self.source, self.vae_config, vae)
 
     def _error(self, message):
-        return UsageError(f"--pretrained_teacher_model {self.name} {message}")
-
-    def _config(self, cls, subfolder):
-        config = self._load(f"{subfolder}/ config", cls.load_config, subfolder=subfolder)
-        kind = config.get("_class_name")
-        if kind not in (None, cls.__name__):
-            raise self._error(f"has a {kind} in {subfolder}/: only a {cls.__name__} is supported there.")
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        return {**{p.name: p.default for p in parameters if p.default is not p.empty}, **config}
-
-    def _check_local(self):
-        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1 or os.path.exists(self.path)
-        if looks_local and not os.path.isdir(self.path):
-            raise self._error("is no folder: give a pipeline folder or a Hub id.")
+        return self.source.error(message)
 
     def _read_schedule(self):
         try:
@@ -103,37 +88,68 @@ class StableDiffusionTeacher:
             raise self._error(f"has a {kind}: only schedulers with whole timesteps are supported.")
         return schedule
 
-    def _load(self, what, load, **kwargs):
-        """`load(path, ...)`, any failure told in one line."""
+    def _check_unet(self):
+        config, outputs = self.unet_config, self.unet_config["out_channels"]
+        if self.latent_channels != self.vae_config["latent_channels"]:
+            raise self._error(
+                f"has a UNet of {self.latent_channels} input channels for latents of "
+                f"{self.vae_config['latent_channels']} (an inpainting or image-conditioned model): take the plain "
+                "text-to-image model."
+            )
+        if outputs != self.latent_channels:
+            raise self._error(
+                f"has a UNet of {outputs} output channels for {self.latent_channels} input channels (it predicts the "
+                "variance too): it cannot be distilled."
+            )
+        for key in UNSUPPORTED:
+            if config.get(key) is not None:
+                raise self._error(f"has a UNet with {key} {config[key]!r}: only text-to-image UNets can be distilled.")
+        if config.get("addition_embed_type") != self.addition_embed_type:
+            raise self._error(
+                f"has a UNet with addition_embed_type {config.get('addition_embed_type')!r}, a "
+                f"{self.pipeline_class.__name__} has {self.addition_embed_type!r}: take another script."
+            )
+
+    def _text_part(self, encoder, kind):
         try:
-            return load(self.path, **self.hub, **kwargs)
-        except UsageError:
-            raise
-        except Exception as error:  # missing, truncated or unreadable files and connection errors, of four libraries
-            raise self._error(f"has no readable {what}: {one_line(error)}") from None
+            return TextPart(self.source.load, self.source.index, encoder, kind)
+        except UsageError as error:
+            complete = str(error).startswith("--pretrained")
+            raise error if complete else self._error(str(error)) from None
 
-    def _load_model(self, cls, subfolder, **kwargs):
-        options = {"subfolder": subfolder, "variant": self.variant, "use_safetensors": True, **kwargs}
-        model = self._load(f"{subfolder}/", cls.from_pretrained, **options)
-        missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-        if missing:
-            raise self._error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
-        return model.requires_grad_(False)
+    def _check_text_sizes(self):
+        size = sum(part.config.hidden_size for part in self.text_parts)
+        if size != self.unet_config["cross_attention_dim"]:
+            raise self._error(
+                f"has a UNet for prompts of size {self.unet_config['cross_attention_dim']} (cross_attention_dim), but "
+                f"{' and '.join(self.text_encoders)} give {size}: the parts are of different models."
+            )
+        if len({part.tokenizer.model_max_length for part in self.text_parts}) > 1:
+            raise self._error("has tokenizers of different model_max_length: set it to the same number in both.")
 
-    def _load_text_encoder(self, cls, subfolder, dtype):
-        options = {"subfolder": subfolder, "variant": self.variant, "use_safetensors": True, "dtype": dtype}
-        model, info = self._load(f"{subfolder}/", cls.from_pretrained, output_loading_info=True, **options)
-        if missing := sorted(info["missing_keys"]):  # which transformers would draw at random
-            raise self._error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
-        return model
+    def longer_than_read(self, prompts):
+        """How many prompts are longer than the text encoders read (`int`); the end of those has no effect.
+
+        Raises:
+            UsageError: a prompt that cannot be tokenized; the message has no subject.
+        """
+        return max(part.longer_than_read(prompts) for part in self.text_parts)
+
+    @property
+    def prompt_tokens(self):
+        """How many tokens of a prompt are read (`int`)."""
+        return self.text_parts[0].tokenizer.model_max_length
 
     # -----------------------------------------------------------------------------------------------------------------
 
     @property
     def default_resolution(self):
-        """Pixels; the size the UNet was trained at."""
+        """The size the UNet was trained at, such as "512" or "832x1216" (width x height, in pixels)."""
         size = self.unet_config["sample_size"]
-        return (size if isinstance(size, int) else size[0]) * self.vae_scale_factor
+        if size is None:
+            raise self._error("has a UNet without sample_size, so its size is not known: give --resolution.")
+        height, width = (size, size) if isinstance(size, int) else size
+        return f"{width * self.vae_scale_factor}x{height * self.vae_scale_factor}"
 
     def buckets(self, resolution):
         """The image sizes to train at (`list[Bucket]`).
@@ -144,7 +160,7 @@ class StableDiffusionTeacher:
         Raises:
             UsageError: no such size, or one that the VAE cannot take.
         """
-        return [self._bucket(text) for text in resolution or [str(self.default_resolution)]]
+        return [self._bucket(text) for text in resolution or [self.default_resolution]]
 
     def _bucket(self, text):
         size = [int(part) for part in text.lower().split("x") if part.isascii() and part.isdigit()]
@@ -158,12 +174,12 @@ class StableDiffusionTeacher:
         return Bucket(latent_shape, self._size_conditioning(height, width))
 
     def _size_conditioning(self, height, width):
-        """What the UNet is told of the image's size."""
+        """What the UNet is conditioned on of the image's size."""
         return {}
 
     def meta_inputs(self, bucket, n, dtype):
         """Arguments of a forward of the UNet on n samples, without data, on the meta device."""
-        conditioning = Conditioning(torch.zeros(1, TOKENS, self.unet_config["cross_attention_dim"]))
+        conditioning = Conditioning(torch.zeros(1, self.prompt_tokens, self.unet_config["cross_attention_dim"]))
         conditioning = conditioning.told({**self._pooled_example(), **bucket.added}).to(dtype=dtype)
         sample, t = torch.zeros(n, *bucket.latent_shape, dtype=dtype, device="meta"), torch.zeros(n, device="meta")
         return {"sample": sample, "timestep": t, **conditioning.expand(n).to("meta").kwargs()}
@@ -184,15 +200,21 @@ class StableDiffusionTeacher:
 
     def load_unet(self, dtype=torch.float32):
         """The UNet, frozen, in eval mode."""
-        return self._load_model(UNet2DConditionModel, "unet", dtype=dtype).eval()
+        return self.source.model(UNet2DConditionModel, "unet", dtype=dtype).eval()
 
     def load_encoder(self, device, dtype=torch.float32):
         """A function from prompts (`list[str]`) to their `Conditioning`, by the pipeline's own text encoder."""
         others = ("unet", "vae", "safety_checker", "feature_extractor", "image_encoder")
-        parts = {name: None for name in others if name in self._index}
-        parts |= {name: self._load_text_encoder(cls, name, dtype) for name, cls in self.text_encoders.items()}
-        pipeline = self._load("tokenizer", self.pipeline_class.from_pretrained, **parts).to(device)
-        return torch.no_grad()(lambda prompts: self._encode(pipeline, prompts))
+        parts = {name: None for name in others if name in self.source.index}
+        parts |= {name: self.source.text_encoder(cls, name, dtype) for name, cls in self.text_encoders.items()}
+        pipeline = self.source.load("tokenizer", self.pipeline_class.from_pretrained, **parts).to(device)
+
+        @torch.no_grad()
+        def encode(prompts):
+            with without_truncation_warnings():
+                return self._encode(pipeline, prompts)
+
+        return encode
 
     def _encode(self, pipeline, prompts):
         return Conditioning(pipeline.encode_prompt(prompts, pipeline.device, 1, False)[0])
@@ -200,54 +222,24 @@ class StableDiffusionTeacher:
     def count_text_parameters(self):
         """Of all text encoders; no weights are loaded."""
         count = 0
-        for name, cls in self.text_encoders.items():
-            config = self._load(f"{name}/ config", cls.config_class.from_pretrained, subfolder=name)
+        for part, cls in zip(self.text_parts, self.text_encoders.values()):
             with torch.device("meta"):
-                count += sum(parameter.numel() for parameter in cls(config).parameters())
+                count += sum(parameter.numel() for parameter in cls(part.config).parameters())
         return count
 
     def load_vae(self):
-        """The VAE, on the CPU; `decode` loads it too, but a broken one should be told of before the training."""
-        if self._vae is None and self.vae_name:
-            self._vae = self._other_vae(AutoencoderKL.from_pretrained, use_safetensors=True).requires_grad_(False)
-        elif self._vae is None:
-            self._vae = self._load_model(AutoencoderKL, "vae")
-        return self._vae
+        """The VAE, on the CPU. `decode` loads it too; a broken one should be found before the training."""
+        return self._decoder.load()
 
-    def _check_other_vae(self):
-        """By its config alone."""
-        config = self._other_vae(AutoencoderKL.load_config)
-        theirs = config.get("latent_channels", 4), len(config.get("block_out_channels", (64,)))
-        if theirs != (self.latent_channels, len(self.vae_config["block_out_channels"])):
-            raise UsageError(
-                f"--pretrained_vae_model_name_or_path {self.vae_name} has {theirs[0]} latent channels and {theirs[1]} "
-                f"blocks, the teacher's VAE {self.latent_channels} and {len(self.vae_config['block_out_channels'])}: "
-                "it is of another kind of model."
-            )
-
-    def _other_vae(self, load, **options):
-        subfolder = "vae" if os.path.isdir(os.path.join(self.vae_name, "vae")) else None  # a whole pipeline's, too
-        try:
-            return load(self.vae_name, subfolder=subfolder, **options)
-        except Exception as error:  # as in `_load`
-            if isinstance(error.__context__, LocalEntryNotFoundError):
-                error = error.__context__  # no network; diffusers says that there is no such file
-            raise UsageError(f"--pretrained_vae_model_name_or_path {self.vae_name}: {one_line(error)}") from None
-
-    @torch.no_grad()
     def decode(self, latents):
         """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU, where the VAE goes back to."""
-        self.load_vae()
-        self._vae.to(latents.device)
-        scaled = latents.float() / self._vae.config.scaling_factor
-        together = max(1, DECODED_TOGETHER // scaled[0, 0].numel())
-        images = torch.cat([self._vae.decode(part).sample.cpu() for part in scaled.split(together)])
-        self._vae.to("cpu")
-        return (images / 2 + 0.5).clamp(0, 1)
+        return self._decoder(latents)
 
     @torch.no_grad()
     def sample(self, unet, noise, conditioning, empty, steps, guidance_scale=1.0):
         """DDIM (trailing spacing) from `noise` (n, c, h, w) to latents of the same shape, float32.
+
+        It starts at the last timestep, but of an epsilon prediction at one with an alpha of at least SMALLEST_ALPHA.
 
         Args:
             unet: the teacher (adapters off).
@@ -255,7 +247,7 @@ class StableDiffusionTeacher:
             empty (`Conditioning`): one row, the empty prompt.
             steps (`int`): UNet evaluations (twice as many forwards' work with guidance).
         """
-        scheduler = DDIMScheduler.from_config(self.scheduler_config, timestep_spacing="trailing", clip_sample=False)
+        scheduler = self._sampler(steps)
         scheduler.set_timesteps(steps, device=noise.device)
         x, dtype, n = noise.float(), next(unet.parameters()).dtype, len(noise)
         for t in scheduler.timesteps:
@@ -269,21 +261,47 @@ class StableDiffusionTeacher:
             x = scheduler.step(output, t, x).prev_sample
         return x
 
+    def _sampler(self, steps):
+        ddim = DDIMScheduler.from_config(self.scheduler_config, timestep_spacing="trailing", clip_sample=False)
+        alphas = ddim.alphas_cumprod.sqrt()
+        count = int((alphas >= SMALLEST_ALPHA).sum()) if self.schedule.prediction_type == "epsilon" else len(alphas)
+        if count == len(alphas):
+            return ddim
+        count = max(count // steps, 1) * steps  # DDIM goes down by whole timesteps
+        cut = {"trained_betas": self._betas(ddim)[:count], "num_train_timesteps": count}
+        return DDIMScheduler.from_config(ddim.config, **cut, rescale_betas_zero_snr=False)
+
+    @staticmethod
+    def _betas(scheduler):
+        """Those behind its alphas, which `rescale_betas_zero_snr` has changed (`list[float]`)."""
+        alphas = scheduler.alphas_cumprod.double()
+        return (1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])).tolist()
+
 
 class StableDiffusionXLTeacher(StableDiffusionTeacher):
     """A `StableDiffusionXLPipeline` to distill: both text encoders, the pooled embedding, and the size as time_ids."""
 
     pipeline_class = StableDiffusionXLPipeline
     text_encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    addition_embed_type = "text_time"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        missing = [name for name in self.text_encoders if self._index.get(name, (None, None))[0] is None]
-        if missing:
-            raise self._error(f"has no {missing[0]} (a refiner?): take the base model.")
-        if self.unet_config.get("addition_embed_type") != "text_time":
-            raise self._error("has a UNet that is not told sizes (addition_embed_type): it is no SDXL.")
-        self._zeros_for_empty = self._index.get("force_zeros_for_empty_prompt", True)
+        self._zeros_for_empty = self.source.index.get("force_zeros_for_empty_prompt", True)
+
+    def _text_part(self, encoder, kind):
+        if (self.source.index.get(encoder) or (None,))[0] is None:
+            raise self._error(f"has no {encoder} (a refiner?): take the base model.")
+        return super()._text_part(encoder, kind)
+
+    def _check_text_sizes(self):
+        super()._check_text_sizes()
+        pooled, given = self._pooled_size(), self.text_parts[-1].config.projection_dim
+        if pooled != given:
+            raise self._error(
+                f"has a UNet for pooled prompts of size {pooled}, but text_encoder_2 gives {given}: the parts are of "
+                "different models."
+            )
 
     def _encode(self, pipeline, prompts):
         device = pipeline.text_encoder.device
@@ -296,11 +314,12 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
             conditioning = conditioning.where(empty, conditioning.map(torch.zeros_like))
         return conditioning
 
+    def _pooled_size(self):
+        config = self.unet_config
+        return config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+
     def _pooled_example(self):
-        size = (
-            self.unet_config["projection_class_embeddings_input_dim"] - 6 * self.unet_config["addition_time_embed_dim"]
-        )
-        return {"text_embeds": torch.zeros(1, size)}
+        return {"text_embeds": torch.zeros(1, self._pooled_size())}
 
     def _size_conditioning(self, height, width):
         """`time_ids` of an image of this very size, not cropped: original size, crop, target size."""

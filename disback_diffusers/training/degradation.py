@@ -4,6 +4,7 @@
 import torch
 
 from ..diffusion.losses import denoising_loss
+from ..errors import RunError
 from .path import UNTRAINED, node_steps
 from .stage import Stage
 from .switching import variation
@@ -115,14 +116,25 @@ class DegradationRecording(Stage):
 
     @torch.no_grad()
     def _samples(self, batch, conditioning):
-        """x0 of the student and of the teacher, of a batch's noise."""
+        """x0 of the student and of the teacher, of a batch's noise.
+
+        Raises:
+            RunError: they are not finite numbers.
+        """
         with self.autocast():
             student = self.student(batch.noise, conditioning)
             with self.roles():
                 teacher = self.context.teacher.sample(
                     self.roles.unet, batch.noise, conditioning, batch.empty, PROBE_STEPS
                 )
-        return {"student": student, "teacher": teacher}
+        samples = {"student": student, "teacher": teacher}
+        for name, x0 in samples.items():
+            if not x0.isfinite().all():
+                raise RunError(
+                    f"the {name}'s samples are not finite numbers: with --mixed_precision fp16 the UNet may overflow, "
+                    "try bf16."
+                )
+        return samples
 
     # -----------------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """`--log_fd_every`: the Fréchet distance of the student's images from real ones, along the training."""
 
+import math
+
 import torch
 
 from ..errors import UsageError
@@ -9,7 +11,7 @@ from ..evaluation.frechet import frechet_distance, statistics
 from ..evaluation.images import features_of
 from ..evaluation.judge import RETRIEVED, Judge
 from ..evaluation.reference import saved_reference
-from ..evaluation.sheets import to_pil
+from ..evaluation.sheets import NotFiniteError, to_pil
 from ..models.embedded import EMBEDDED
 from .batches import generator
 
@@ -52,10 +54,13 @@ class DistanceProbe:
 
     @torch.no_grad()
     def __call__(self):
-        """`fd`, and `retrieval` (top-10) where there is one, by name."""
-        with self.context.student.averaged():
-            parts = torch.arange(len(self.indices)).split(self.context.args.train_batch_size)  # as memory was planned
-            features = torch.cat([self._features(part) for part in parts])
+        """`fd`, and `retrieval` (top-10) where there is one, by name; NaN where the images are not finite."""
+        parts = torch.arange(len(self.indices)).split(self.context.args.train_batch_size)  # as memory was planned
+        try:
+            with self.context.student.averaged():
+                features = torch.cat([self._features(part) for part in parts])
+        except NotFiniteError:
+            return {"fd": math.nan, **({} if self.text is None else {"retrieval": math.nan})}
         distance = frechet_distance(*statistics(features), self.reference.mean, self.reference.covariance)
         retrieval = {} if self.text is None else {"retrieval": self.judge.retrieval(features, self.text)}
         return {"fd": distance, **retrieval}
@@ -66,5 +71,5 @@ class DistanceProbe:
         conditioning = conditioning.to(device).told(self.bucket.added)
         with self.context.accelerator.autocast():
             latents = self.context.student(self.noise[part].to(device), conditioning)
-        images = [to_pil(image) for image in self.context.teacher.decode(latents)]
+        images = [to_pil(image) for image in self.context.teacher.decode(latents)]  # raises for what is not finite
         return features_of(images, self.extractor, self.reference.size)

@@ -33,8 +33,9 @@ OUT_OF_MEMORY = (
 
 def run_script(parse_args, teacher_class):
     """`main` of a training script: 0 when done, 2 for a wrong flag or file, 1 for a failed run, 130 if interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("httpx", "datasets", "matplotlib"):
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s")
+    for noisy in ("httpx", "httpx2", "datasets", "matplotlib"):  # an HTTP client of each huggingface_hub
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         distill(parse_args(), teacher_class)
@@ -42,7 +43,7 @@ def run_script(parse_args, teacher_class):
     except UsageError as error:
         return _tell(f"error: {error}", 2)
     except Interrupted as error:
-        return _tell(error, 130) if os.environ.get("RANK", "0") == "0" else 130  # all processes stop alike
+        return _tell(error, 130) if is_main else 130  # all processes stop alike
     except KeyboardInterrupt:
         return _tell(f"Stopped at once. {RESUME}", 130)
     except torch.OutOfMemoryError:
@@ -84,10 +85,15 @@ def distill(args, teacher_class):
     Raises:
         UsageError, RunError: see there.
     """
-    teacher, prompts, accelerator, folder = prepare(args, teacher_class)
-    if args.dry_run:
-        print_plan(args, teacher, prompts, accelerator)
-        return
+    with hub.use_token(args.hub_token):
+        teacher, prompts, accelerator, folder = prepare(args, teacher_class)
+        if args.dry_run:
+            print_plan(args, teacher, prompts, accelerator)
+        else:
+            _run(args, teacher, prompts, accelerator, folder)
+
+
+def _run(args, teacher, prompts, accelerator, folder):
     repo_id = None
     if args.push_to_hub and accelerator.is_main_process:
         repo_id = hub.create_hub_repo(args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token)
@@ -121,7 +127,7 @@ def _train(context, validator, folder, repo_id):
         save_artefact(context, folder.folder, validator, path, backtracking.walks, repo_id)
         logger.info(f"The student is in {folder.folder}.")
         if repo_id:
-            hub.push_folder(folder.folder, repo_id, args.hub_token)
+            hub.push_folder(folder.folder, repo_id, args.hub_token, with_path=args.push_degradation_path)
 
 
 def make_probes(context, validator):

@@ -68,15 +68,23 @@ class Learner:
         return norm
 
     def _average_gradients(self, bucket_elements=2**25):
-        """Averages in buckets of up to 128 MB, so that few messages are sent and little memory is taken."""
+        """Averages in buckets of up to 128 MB, so that few messages are sent and little memory is taken.
+
+        The gradient of a parameter that no forward of this process used counts as zero; where no process used it,
+        there is none.
+        """
         bucket, size = [], 0
         for parameter in self.parameters:
-            bucket.append(parameter.grad)
+            bucket.append(parameter)
             size += parameter.numel()
             if size >= bucket_elements or parameter is self.parameters[-1]:
-                flat = self.accelerator.reduce(torch.cat([grad.flatten() for grad in bucket]), "mean")
-                for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket])):
-                    grad.copy_(part.view_as(grad))
+                grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+                flat = self.accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), "mean")
+                for p, part in zip(bucket, flat.split([p.numel() for p in bucket])):
+                    if p.grad is not None:
+                        p.grad.copy_(part.view_as(p))
+                    elif part.any():
+                        p.grad = part.view_as(p).clone()
                 bucket, size = [], 0
 
     def state_dict(self):

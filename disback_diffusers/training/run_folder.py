@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The output folder of a run: whose it is, its checkpoints, and its log."""
 
+import filecmp
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..errors import RunError, UsageError
-from ..files import LOG, atomic_write
+from ..files import LOG, atomic_write, weights_digest
 from .arguments import NOTHING, DistillationArguments, names
 
 
@@ -51,9 +52,20 @@ def different(before, now):
 
 
 def _same(name, before, now):
-    if before == now or name not in names(local=True) or None in (before, now):
+    """Whether two values are equal or, of files and folders, the same ones: by another path, or moved, or copied."""
+    if before == now or name not in names(local=True) or None in (before, now) or not os.path.exists(now):
         return before == now
-    return os.path.exists(now) and os.path.realpath(before) == os.path.realpath(now)
+    if not os.path.exists(before):  # moved; that it has changed as well would be found when it is loaded
+        return os.path.isabs(before)
+    if os.path.isfile(before) and os.path.isfile(now):
+        return filecmp.cmp(before, now, shallow=False)
+    return os.path.samefile(before, now) or _content(before) == _content(now)
+
+
+def _content(folder):
+    """Weights and configs of a model's folder, as far as they tell two models apart."""
+    configs = {file.relative_to(folder): file.read_bytes() for file in Path(folder).rglob("*.json")}
+    return weights_digest(folder), configs
 
 
 @dataclass(order=True)

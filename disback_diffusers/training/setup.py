@@ -1,16 +1,19 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """From arguments to everything a run works with: checks first, then weights."""
 
+import logging
 import os
 from contextlib import nullcontext
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from ..data.prompts import load_prompts
-from ..errors import UsageError
+from ..errors import UsageError, one_line
+from ..launcher import check_launcher
 from ..models.adapter_files import base_fingerprint
 from ..models.conditioning import PromptBank
 from ..models.embedded import resolve
@@ -28,12 +31,14 @@ from .switching import targets
 from .validation import Validator, validation_prompts
 
 
+logger = logging.getLogger(__name__)
 OTHER_STUDENT_UNET = "--degradation_path {} leads to another student: --student_unet is not the same. Record a path."
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def prepare(args, teacher_class):
     """Everything that can go wrong before weights are loaded."""
+    check_launcher()
     vae = args.pretrained_vae_model_name_or_path
     teacher = teacher_class(args.pretrained_teacher_model, args.teacher_revision, args.variant, vae)
     teacher.check_timestep(args.conditioning_timestep)
@@ -48,19 +53,46 @@ def prepare(args, teacher_class):
         if args.log_fd_every:
             load_instruments(args, "cpu")
     prompts = load_prompts(args.prompt_dataset, args.caption_column)
-    validation_prompts(args.validation_prompts, prompts)
+    shown = validation_prompts(args.validation_prompts, prompts)
+    long = _longer_than_read(teacher, prompts, f"--prompt_dataset {args.prompt_dataset}")
+    _longer_than_read(teacher, shown, "--validation_prompts")
     if args.degradation_path:
         _check_path(args)
     accelerator = make_accelerator(args)
+    args.mixed_precision = accelerator.mixed_precision  # for the records, where it was left to accelerate
     folder = RunFolder(args.output_dir, accelerator.is_main_process)
     folder.check(args.settings(), args.resume_from_checkpoint)
     folder.find(args.resume_from_checkpoint)
+    if accelerator.is_main_process:
+        for warning in teacher.warnings:
+            logger.warning(warning)
+        if long:
+            logger.warning(
+                f"{long:,} of {len(prompts):,} prompts are longer than the {teacher.prompt_tokens} tokens that are "
+                "read of a prompt: what comes after has no effect."
+            )
     accelerator.wait_for_everyone()
     return teacher, prompts, accelerator, folder
 
 
+def _longer_than_read(teacher, prompts, flag):
+    try:
+        return teacher.longer_than_read(prompts)
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from None
+
+
 def make_accelerator(args):
     """Raises a UsageError for a missing tracker or a precision or kind of parallelism that cannot work."""
+    unknown = set(args.report_to) - {"all", *LOGGER_TYPE_TO_CLASS}
+    if unknown:
+        known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+        raise UsageError(f"--report_to {min(unknown)}: there is no such tracker; none, all, or some of {known}.")
+    precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in DTYPES:
+        raise UsageError(
+            f"--mixed_precision {precision} (by accelerate's config) is not supported: use bf16, fp16 or no."
+        )
     logging_dir = os.path.join(args.output_dir, args.logging_dir)
     try:
         accelerator = Accelerator(
@@ -71,7 +103,7 @@ def make_accelerator(args):
             project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=logging_dir),
         )
     except (ImportError, ValueError) as error:
-        raise UsageError(f"--mixed_precision {args.mixed_precision}, --report_to {args.report_to}: {error}") from None
+        raise UsageError(f"--mixed_precision {precision} cannot be used here: {one_line(error)}") from None
     missing = set(args.report_to) - {"all"} - {str(tracker) for tracker in accelerator.log_with}
     if missing:
         raise UsageError(f"--report_to {min(missing)}: this tracker is not installed (pip install {min(missing)}).")
@@ -82,8 +114,6 @@ def make_accelerator(args):
         )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UsageError("--mixed_precision fp16 needs a GPU: use bf16 or no.")
-    if accelerator.mixed_precision not in ("no", "fp16", "bf16"):
-        raise UsageError(f"--mixed_precision {accelerator.mixed_precision} is not supported: use bf16, fp16 or no.")
     if args.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     return accelerator

@@ -143,7 +143,7 @@ class Trainer:
             }
             if self.context.is_main:
                 self.folder.log(record)
-            values = {f"{stage.name}/{name}": value for name, value in metrics.items()}
+            values = {f"{stage.name}/{name}": value for name, value in metrics.items() if math.isfinite(value)}
             self.accelerator.log({**values, f"{stage.name}/node": node}, step=self._global_step(stage))
 
     def _global_step(self, stage):
@@ -154,7 +154,7 @@ class Trainer:
         if not self.context.is_main:
             return
         sheet = self.validator.draw(stage.step)
-        for tracker in self.accelerator.trackers:
+        for tracker in self.accelerator.trackers if sheet else ():
             if tracker.name in ("tensorboard", "wandb"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({"samples": np.asarray(sheet)[None]}, self._global_step(stage), **layout)

@@ -1,17 +1,23 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Samples on the way: fixed prompts and seeds, the teacher in many steps above the student in one."""
 
+import logging
 from pathlib import Path
 
 import torch
 
 from ..data.prompts import load_prompts
-from ..evaluation.sheets import contact_sheet
+from ..evaluation.sheets import contact_sheet, to_pil
 from ..files import atomic_write
 from .batches import generator
 
 
+logger = logging.getLogger(__name__)
 TEACHER_STEPS = 25
+NOT_SHOWN = (
+    "Samples of the {} are not finite numbers and are not shown. With --mixed_precision fp16 the UNet may overflow: "
+    "try bf16."
+)
 
 
 def validation_prompts(given, prompts, n=8):
@@ -51,6 +57,14 @@ class Validator:
             rows = [student(noise[i : i + 1], conditioning[i : i + 1]) for i in range(len(noise))]
         return self.context.teacher.decode(torch.cat(rows))
 
+    def card_samples(self):
+        """Prompts and images (`list[PIL.Image.Image]`) for the model card: none where they cannot be shown."""
+        images = self.student_images()
+        if not images.isfinite().all():
+            logger.warning(NOT_SHOWN.format("student"))
+            return [], []
+        return self.prompts, [to_pil(image) for image in images]
+
     @torch.no_grad()
     def teacher_images(self):
         """The teacher's, from the same noise, drawn once."""
@@ -67,13 +81,22 @@ class Validator:
         return self._teacher_images
 
     def draw(self, step):
-        """Write the sheet of this step. Returns it as a PIL image."""
+        """Write the sheet of this step, of the rows that can be shown.
+
+        Returns:
+            `PIL.Image.Image`, or None where no row can.
+        """
         scale = self.context.args.guidance_scale
         guidance = f", guidance {scale:g}" if scale != 1 else ""
         rows = {
             f"teacher, {TEACHER_STEPS} steps{guidance}": self.teacher_images(),
             f"student, 1 step, after {step} updates": self.student_images(),
         }
+        for label in [label for label, images in rows.items() if not images.isfinite().all()]:
+            logger.warning(NOT_SHOWN.format(label))
+            del rows[label]
+        if not rows:
+            return None
         sheet = contact_sheet(rows, self.prompts)
         file = self.folder / f"step-{step}.png"
         atomic_write(file, lambda temporary: sheet.save(temporary, format="png"))

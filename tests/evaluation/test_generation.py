@@ -6,8 +6,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from disback_diffusers.evaluation.generation import Generation, weights_digest
+from disback_diffusers.evaluation.generation import Generation
 from disback_diffusers.evaluation.images import prepare
+from disback_diffusers.files import weights_digest
 
 
 def test_each_process_draws_its_share_and_each_image_has_noise_of_its_own(sd_folder, tmp_path):

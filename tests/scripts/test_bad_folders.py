@@ -187,7 +187,7 @@ def test_a_damaged_adapter_of_a_checkpoint(fails, finished):
 
 def test_another_precision_than_the_checkpoint_s(fails, finished, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    fails("--output_dir finished --resume_from_checkpoint latest", "--mixed_precision no", early=False)
+    fails("--output_dir finished --resume_from_checkpoint latest", "--mixed_precision is no there, bf16 here")
 
 
 def test_prompts_that_changed_since_the_checkpoint(fails, finished, files):

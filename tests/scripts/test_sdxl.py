@@ -58,8 +58,7 @@ def test_accelerate_launch_with_one_process_and_with_two(files, prediction_type)
 
 def test_another_vae_draws_the_samples_and_trains_nothing(files, sdxl_folder):
     teacher = StableDiffusionXLTeacher(str(sdxl_folder))
-    teacher.load_vae()
-    vae = teacher._vae
+    vae = teacher.load_vae()
     with torch.no_grad():
         for parameter in vae.decoder.parameters():
             parameter.mul_(0.5)

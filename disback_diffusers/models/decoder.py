@@ -1,0 +1,69 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""From latents to images, by the teacher's VAE or another one."""
+
+import os
+
+import torch
+from diffusers import AutoencoderKL
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from ..errors import UsageError, one_line
+
+
+DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
+
+
+class Decoder:
+    """Decodes latents on their device; between calls the VAE is on the CPU. Its weights are loaded when needed.
+
+    Args:
+        source (`TeacherSource`).
+        config (`dict`): of the teacher's VAE.
+        other (`str`, *optional*): folder or Hub id of another VAE, or of a pipeline with one.
+
+    Raises:
+        UsageError: the other VAE is none, or one of another kind of model.
+    """
+
+    def __init__(self, source, config, other=None):
+        self.source, self.config, self.other, self._vae = source, config, other, None
+        if other:
+            self._check_other()
+
+    def load(self):
+        """The VAE, on the CPU, float32."""
+        if self._vae is None and self.other:
+            self._vae = self._of_other(AutoencoderKL.from_pretrained, use_safetensors=True).requires_grad_(False)
+        elif self._vae is None:
+            self._vae = self.source.model(AutoencoderKL, "vae")
+        return self._vae
+
+    @torch.no_grad()
+    def __call__(self, latents):
+        """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU."""
+        vae = self.load().to(latents.device)
+        scaled = latents.float() / vae.config.scaling_factor
+        together = max(1, DECODED_TOGETHER // scaled[0, 0].numel())
+        images = torch.cat([vae.decode(part).sample.cpu() for part in scaled.split(together)])
+        vae.to("cpu")
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def _check_other(self):
+        """By its config alone."""
+        config = self._of_other(AutoencoderKL.load_config)
+        theirs = config.get("latent_channels", 4), len(config.get("block_out_channels", (64,)))
+        ours = self.config["latent_channels"], len(self.config["block_out_channels"])
+        if theirs != ours:
+            raise UsageError(
+                f"--pretrained_vae_model_name_or_path {self.other} has {theirs[0]} latent channels and {theirs[1]} "
+                f"blocks, the teacher's VAE {ours[0]} and {ours[1]}: it is of another kind of model."
+            )
+
+    def _of_other(self, load, **options):
+        subfolder = "vae" if os.path.isdir(os.path.join(self.other, "vae")) else None  # a whole pipeline's, too
+        try:
+            return load(self.other, subfolder=subfolder, **options)
+        except Exception as error:  # of four libraries
+            if isinstance(error.__context__, LocalEntryNotFoundError):
+                error = error.__context__  # no network; diffusers says that there is no such file
+            raise UsageError(f"--pretrained_vae_model_name_or_path {self.other}: {one_line(error)}") from None

@@ -1,0 +1,116 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Where a teacher's files are, and loading its parts with errors of one line."""
+
+import inspect
+
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from ..errors import RunError, UsageError, one_line
+from ..hub import CONFIG_NAME
+from .distilled import signs_of_distillation
+from .embedded import resolve
+from .pipeline_files import PipelineFiles
+
+
+class TeacherSource:
+    """A teacher's folder or Hub repository. The constructor reads the configs only (a few kB).
+
+    Attributes:
+        name (`str`): as the user gave it. path (`str`): folder or Hub id.
+        index (`dict`): model_index.json. commit (`str` or `None`): of a Hub repository.
+
+    Args:
+        name (`str`): folder, Hub id, or "embedded".
+        revision (`str`, *optional*), variant (`str`, *optional*): as in `from_pretrained`.
+
+    Raises:
+        UsageError: there is no pipeline that can be read.
+        RunError: the Hub cannot be reached and the cache does not hold it.
+    """
+
+    def __init__(self, name, revision=None, variant=None):
+        self.name, self.path, self.revision, self.variant = name, resolve(name), revision, variant
+        try:
+            self.files = PipelineFiles(self.path, revision)
+        except (UsageError, RunError) as error:
+            raise type(error)(f"--pretrained_teacher_model {error}") from None
+        self.is_student = CONFIG_NAME in self.files.names
+        if self.is_student and "model_index.json" not in self.files.names:
+            raise self.error(
+                "is what a DisBack training has left: a student cannot be the teacher. Take the model it was "
+                "distilled from (base_model in its disback_config.json)."
+            )
+        self.index, self.commit = self.load("model_index.json", DiffusionPipeline.load_config, return_commit_hash=True)
+
+    def error(self, message):
+        """A UsageError about the teacher; the message has no subject."""
+        return UsageError(f"--pretrained_teacher_model {self.name} {message}")
+
+    def load(self, what, function, **kwargs):
+        """`function(path, ...)`, such as a `from_pretrained`; any failure as a UsageError of one line."""
+        try:
+            return function(self.path, revision=self.revision, **kwargs)
+        except UsageError:
+            raise
+        except Exception as error:  # missing, truncated or unreadable files and connection errors, of four libraries
+            raise self.error(f"has no readable {what}: {one_line(error)}") from None
+
+    def config(self, cls, subfolder):
+        """The config of a diffusers model, with the defaults of its class (`dict`)."""
+        config = self.load(f"{subfolder}/ config", cls.load_config, subfolder=subfolder)
+        kind = config.get("_class_name")
+        if kind not in (None, cls.__name__):
+            raise self.error(f"has a {kind} in {subfolder}/: only a {cls.__name__} is supported there.")
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {**{p.name: p.default for p in parameters if p.default is not p.empty}, **config}
+
+    def scheduler_config(self):
+        """The config of its scheduler (`dict`)."""
+        return self.load("scheduler/ config", DDIMScheduler.load_config, subfolder="scheduler")
+
+    def check_weights(self, parts):
+        """Raise a UsageError where a part has no weights that can be loaded, by the names of its files alone."""
+        try:
+            variants = [self.files.variant(part, self.variant) for part in parts]
+        except UsageError as error:
+            raise UsageError(f"--pretrained_teacher_model {error}") from None
+        if self.variant and not any(variants):
+            raise self.error(f"has no weights of --variant {self.variant}: leave the flag out.")
+
+    def model(self, cls, subfolder, **kwargs):
+        """A diffusers model, frozen."""
+        model = self.load(f"{subfolder}/", cls.from_pretrained, **self._weights(subfolder), **kwargs)
+        self._check_complete(subfolder, [name for name, parameter in model.named_parameters() if parameter.is_meta])
+        return model.requires_grad_(False)
+
+    def text_encoder(self, cls, subfolder, dtype):
+        """A transformers model."""
+        options = {**self._weights(subfolder), "dtype": dtype, "output_loading_info": True}
+        model, info = self.load(f"{subfolder}/", cls.from_pretrained, **options)
+        self._check_complete(subfolder, sorted(info["missing_keys"]))  # which transformers would draw at random
+        return model
+
+    def _weights(self, subfolder):
+        variant = self.files.variant(subfolder, self.variant)
+        return {"subfolder": subfolder, "variant": variant, "use_safetensors": True}
+
+    def _check_complete(self, subfolder, missing):
+        if missing:
+            raise self.error(f"lacks {missing[0]} in {subfolder}/ (and {len(missing) - 1} more): download it again.")
+
+    def refuse_distilled(self, unet_config, scheduler_config):
+        """Raise a UsageError for a model that has been distilled to a few steps already.
+
+        Returns:
+            what only seems so (`str`), or None.
+        """
+        files_say, seems = signs_of_distillation(
+            self.path, self.index, unet_config, scheduler_config, has_our_config=self.is_student
+        )
+        if files_say:
+            raise self.error(f"{files_say}, whose output is no score: take the model it was distilled from.")
+        return (
+            seems
+            and f"{self.name} may have been distilled to a few steps already, as {seems}. A student of it "
+            "would learn from an output that is no score. Take the model it came from, unless you know better."
+        )

@@ -1,0 +1,96 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""A pipeline's tokenizers and text encoders: whether they fit each other and the prompts, without loading weights."""
+
+import logging
+from contextlib import contextmanager
+
+from transformers import CLIPTextConfig, CLIPTokenizer, PretrainedConfig
+
+from ..errors import UsageError, one_line
+
+
+TRUNCATED = "The following part of your input was truncated"  # diffusers says it of every prompt, each time
+PIPELINES = ("stable_diffusion.pipeline_stable_diffusion", "stable_diffusion_xl.pipeline_stable_diffusion_xl")
+
+
+class TextPart:
+    """One text encoder, by its config, and its tokenizer.
+
+    Args:
+        load: `load(what, function, **kwargs)` calls a `from_pretrained` on the pipeline; its UsageErrors are complete.
+        index (`dict`): model_index.json.
+        encoder (`str`): "text_encoder" or "text_encoder_2".
+        kind (`str`): the class that the encoder must have, such as "CLIPTextModel".
+
+    Raises:
+        UsageError: one of them is missing, of another class, or does not fit the other; the message has no subject.
+    """
+
+    def __init__(self, load, index, encoder, kind):
+        self.encoder, self.tokenizer_name = encoder, encoder.replace("text_encoder", "tokenizer")
+        for name, expected in ((encoder, kind), (self.tokenizer_name, "CLIPTokenizer")):
+            found = (index.get(name) or (None, None))[1]
+            if found is None:
+                raise UsageError(f"has no {name}: take a complete pipeline.")
+            if found.removesuffix("Fast") != expected:
+                raise UsageError(f"has a {found} as its {name}: only a {expected} is supported there.")
+        settings, _ = load(f"{encoder}/ config", PretrainedConfig.get_config_dict, subfolder=encoder)
+        if settings.get("model_type") not in ("clip_text_model", "clip"):
+            raise UsageError(f"has a {settings.get('model_type')} in {encoder}/: only a {kind} is supported there.")
+        self.config = load(f"{encoder}/ config", CLIPTextConfig.from_pretrained, subfolder=encoder)
+        self.tokenizer = load(f"{self.tokenizer_name}/", CLIPTokenizer.from_pretrained, subfolder=self.tokenizer_name)
+        self._check_tokenizer()
+
+    def _check_tokenizer(self):
+        name, tokens, limit = self.tokenizer_name, len(self.tokenizer), self.config.vocab_size
+        if tokens > limit:
+            raise UsageError(
+                f"has {tokens:,} tokens in {name}/, but embeddings of {limit:,} in {self.encoder}/: take its own "
+                "tokenizer, or resize_token_embeddings() of the encoder."
+            )
+        length, positions = self.tokenizer.model_max_length, self.config.max_position_embeddings
+        if length > positions:
+            said = f"model_max_length {length:,}" if length < 10**9 else "no model_max_length"
+            raise UsageError(
+                f"has {said} in {name}/tokenizer_config.json, but {self.encoder} reads {positions} tokens: set it to "
+                f"{positions}."
+            )
+        if self.tokenizer.pad_token is None:
+            raise UsageError(f"has no pad_token in {name}/tokenizer_config.json: prompts cannot be padded. Set it.")
+
+    def longer_than_read(self, prompts):
+        """How many prompts have more tokens than the encoder reads (`int`).
+
+        Raises:
+            UsageError: a prompt that cannot be tokenized; the message has no subject.
+        """
+        try:
+            ids = self.tokenizer(prompts, verbose=False).input_ids
+        except Exception:  # of two libraries
+            raise UsageError(f"cannot be tokenized by {self.tokenizer_name}/: {self._first_wrong(prompts)}") from None
+        return sum(len(one) > self.tokenizer.model_max_length for one in ids)
+
+    def _first_wrong(self, prompts):
+        for number, prompt in enumerate(prompts, 1):
+            try:
+                self.tokenizer(prompt, verbose=False)
+            except Exception as error:  # as above
+                return f"number {number}, {prompt[:50]!r} ({one_line(error)})"
+        return "all of them together"
+
+
+@contextmanager
+def without_truncation_warnings():
+    """Within, diffusers does not warn of each long prompt: how many there are is said once, before."""
+    loggers = [logging.getLogger(f"diffusers.pipelines.{name}") for name in PIPELINES]
+
+    def keep(record):
+        return not str(record.msg).startswith(TRUNCATED)
+
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)
