@@ -18,6 +18,9 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(INSTALLED)
 endif
 
+# Waiting OpenMP threads sleep: where they spin and another process wants a core, a step takes ten times as long.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test style quality
 
@@ -35,7 +38,7 @@ demo: $(INSTALLED)  ## distil the embedded teacher into outputs/demo and report 
 test: $(ENVIRONMENT)  ## run the tests
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
-style: $(ENVIRONMENT)  ## format the code and mend what can be mended
+style: $(ENVIRONMENT)  ## format the code and correct what can be corrected
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 

@@ -24,6 +24,7 @@ import torch
 from speed_up import draw, table
 
 from disback_diffusers.evaluation.curves import add_seconds, read_log
+from disback_diffusers.files import user_path
 
 
 SCRIPTS = Path(__file__).parents[1] / "train_scripts"
@@ -65,13 +66,13 @@ def main():
     if "--" in own:
         own, words = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=user_path)
     parser.add_argument("--script", default="train_disback_sd.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--baseline", action="store_true", help="Train each seed with --no_backtracking as well.")
     parser.add_argument("--title", default="Embedded teacher", help="Of the picture.")
-    parser.add_argument("--keep", type=Path, help="Folder for the runs, each in a folder by its seed.")
+    parser.add_argument("--keep", type=user_path, help="Folder for the runs, each in a folder by its seed.")
     args = parser.parse_args(own)
     record = {
         "flags": words,

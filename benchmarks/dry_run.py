@@ -16,6 +16,7 @@ from pathlib import Path
 import diffusers
 import torch
 
+from disback_diffusers.files import user_path
 from disback_diffusers.models.teachers import StableDiffusionXLTeacher
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.plan import plan
@@ -43,7 +44,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="+")
     parser.add_argument("--teacher")
-    parser.add_argument("--output", type=Path, default=Path("sdxl_dry_run.json"))
+    parser.add_argument("--output", type=user_path, default=Path("sdxl_dry_run.json"))
     args = parser.parse_args()
     record = {
         "how": "computed on the meta device by --dry_run, not measured",

@@ -34,25 +34,37 @@ class Emoji:
         self.seed, self.judge = seed, Judge()
         self.text = self.judge.text_features(self.prompts)
         self.shown = [self.prompts.index(prompt) for prompt in SHOWN]
-        self.rows, self.sheet = [], {}
+        self.rows, self.sheet, self.kept = [], {}, []
         print(f"{'':44} {'FD':>10} {'top-10':>10} {'s/image':>10}")
         print(f"{'real emoji':44} {0:10.3f} {self.judge.reference['retrieval'].item():10.1%}")
 
-    def draw(self, pipeline, **kwargs):
-        """Images (n, 3, h, w) in [0, 1] of all prompts, and seconds an image."""
+    def draw(self, pipeline, numbers=None, **kwargs):
+        """Images (n, 3, h, w) in [0, 1] of the prompts with these numbers, by default all, and seconds an image."""
         pipeline.set_progress_bar_config(disable=True)
+        numbers = numbers or range(len(self.prompts))
         images, start = [], time.perf_counter()
-        for i in tqdm(range(0, len(self.prompts), BATCH), leave=False):
-            part = slice(i, i + BATCH)
-            images.append(pipeline(self.prompts[part], latents=self.noise[part], output_type="pt", **kwargs).images)
-        return torch.cat(images), (time.perf_counter() - start) / len(self.prompts)
+        for i in tqdm(range(0, len(numbers), BATCH), leave=False):
+            part = list(numbers[i : i + BATCH])
+            prompts = [self.prompts[number] for number in part]
+            images.append(pipeline(prompts, latents=self.noise[part], output_type="pt", **kwargs).images)
+        return torch.cat(images), (time.perf_counter() - start) / len(numbers)
 
-    def measure(self, label, pipeline, **kwargs):
-        """Draw, print a row and keep it; `kwargs` go to the pipeline. Returns the images."""
-        images, seconds = self.draw(pipeline, **kwargs)
-        margin = (images.shape[-1] - images.shape[-2]) // 2
-        features = self.judge.image_features(images[..., margin : images.shape[-1] - margin])
-        fd, retrieval = self.judge.frechet_distance(features), self.judge.retrieval(features, self.text)
+    def measure(self, label, pipeline, kept=None, **kwargs):
+        """Draw all prompts, print a row and keep it; `kwargs` go to the pipeline.
+
+        Where the figures are known, `kept`, only the images of the sheet are drawn. Returns the images drawn.
+        """
+        if kept:
+            images, seconds = self.draw(pipeline, self.shown, **kwargs)
+            shown = images
+            fd, retrieval = kept["FD"], kept["top-10 retrieval"]
+            self.kept.append(label)
+        else:
+            images, seconds = self.draw(pipeline, **kwargs)
+            margin = (images.shape[-1] - images.shape[-2]) // 2
+            features = self.judge.image_features(images[..., margin : images.shape[-1] - margin])
+            fd, retrieval = self.judge.frechet_distance(features), self.judge.retrieval(features, self.text)
+            shown = images[self.shown]
         self.rows.append(
             {
                 "model": label,
@@ -61,14 +73,16 @@ class Emoji:
                 "seconds an image": round(seconds, 4),
             }
         )
-        self.sheet[f"{label}: FD {fd:.3f}, retrieval {retrieval:.0%}"] = images[self.shown]
-        print(f"{label:44} {fd:10.3f} {retrieval:10.1%} {seconds:10.4f}", flush=True)
+        self.sheet[f"{label}: FD {fd:.3f}, retrieval {retrieval:.0%}"] = shown
+        note = " (measured before, for these very files)" if kept else ""
+        print(f"{label:44} {fd:10.3f} {retrieval:10.1%} {seconds:10.4f}{note}", flush=True)
         return images
 
     def report(self, output, **more):
         """Write the rows, and `more`, to a JSON file, and the contact sheet to a PNG file beside it."""
         record = {
             "rows": self.rows,
+            **({"measured before": self.kept} if self.kept else {}),
             "prompts": len(self.prompts),
             "seed": self.seed,
             "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",

@@ -15,16 +15,17 @@ import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline
 from emoji import Emoji
 
+from disback_diffusers.files import user_path
 from disback_diffusers.hub import read_artefact_config
 from disback_diffusers.models.embedded import EMBEDDED, resolve
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lcm_loras", nargs="+", type=Path)
+    parser.add_argument("lcm_loras", nargs="+", type=user_path)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("lcm_lora.json"))
+    parser.add_argument("--output", type=user_path, default=Path("lcm_lora.json"))
     args = parser.parse_args()
     emoji = Emoji(args.seed)
     pipeline = StableDiffusionPipeline.from_pretrained(resolve(EMBEDDED))

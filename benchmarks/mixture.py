@@ -32,6 +32,7 @@ from gaussians import (
 from speed_up import draw, table
 
 from disback_diffusers.diffusion.losses import distribution_matching_gradient, surrogate_loss
+from disback_diffusers.files import user_path
 from disback_diffusers.training.path import node_steps
 from disback_diffusers.training.switching import NodeWalk, targets, variation
 
@@ -219,7 +220,7 @@ class Distillation:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("mixture.json"))
+    parser.add_argument("--output", type=user_path, default=Path("mixture.json"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--student", choices=("random", "teacher"), default="random", help="What it starts as.")
     parser.add_argument("--offset", type=float, default=20.0, help="How far away a random student starts.")

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from mixture import BATCH, EVERY, VARIANTS, Distillation
 
 from disback_diffusers import NoiseSchedule, mismatch_degree
+from disback_diffusers.files import user_path
 
 
 SHOWN = ("disback", "no_backtracking")
@@ -102,7 +103,7 @@ def draw_mismatch(watches, lower):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("."))
+    parser.add_argument("--output_dir", type=user_path, default=Path("."))
     parser.add_argument("--offset", type=float, default=20.0)
     args = parser.parse_args()
     mixture = Mixture()

@@ -9,6 +9,7 @@ mean image of each prompt, so that its samples are blurred and vary little.
 """
 
 import argparse
+import os
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -55,7 +56,7 @@ def learn_means(unet, name, steps, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--teacher", default=EMBEDDED, help="Folder or Hub id of a pipeline.")
+    parser.add_argument("--teacher", default=EMBEDDED, type=os.path.expanduser, help="Folder or Hub id of a pipeline.")
     parser.add_argument("--channels", type=int, nargs="+", default=[48, 96], help="Channels of each block.")
     parser.add_argument("--regression_steps", type=int, default=0, help="On the teacher's samples.")
     parser.add_argument("--seed", type=int, default=0)

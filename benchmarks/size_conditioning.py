@@ -12,7 +12,6 @@ pixels.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from emoji import Emoji
 
 from disback_diffusers import DisBackPipeline
+from disback_diffusers.files import user_path
 from disback_diffusers.hub import read_artefact_config
 
 
@@ -47,7 +47,7 @@ def sharpness(images):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("student", type=Path)
+    parser.add_argument("student", type=user_path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     config = read_artefact_config(args.student)

@@ -14,13 +14,13 @@ import json
 import platform
 import statistics
 import time
-from pathlib import Path
 
 import diffusers
 import peft
 import torch
 from diffusers import UNet2DConditionModel
 
+from disback_diffusers.files import user_path
 from disback_diffusers.models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles
 
 
@@ -85,7 +85,7 @@ def measure(config, targets, rank=64, repeats=10):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
+    parser.add_argument("--output", type=user_path, help="also write the numbers to this JSON file")
     args = parser.parse_args()
     results = {}
     for case, (config, targets) in CASES.items():

@@ -55,6 +55,11 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
             temporary.unlink(missing_ok=True)
 
 
+def user_path(text: str) -> Path:
+    """A path from the command line, of which ~ is the home folder (the shell leaves it in `--flag=~/file`)."""
+    return Path(text).expanduser()
+
+
 def weights_digest(folder):
     """Of the safetensors files in a folder: by names, sizes, beginnings and ends; None for what is no folder."""
     if not Path(folder).is_dir():

@@ -10,8 +10,9 @@ from diffusers.utils import logging
 
 from disback_diffusers.card import model_card
 from disback_diffusers.errors import UsageError, one_line
-from disback_diffusers.hub import create_hub_repo, public_config, upload_pipeline, write_artefact_config
+from disback_diffusers.hub import CONFIG_NAME, create_hub_repo, public_config, upload_pipeline, write_artefact_config
 from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
+from disback_diffusers.models.pipeline_files import weights_hint
 
 from .adapters import StudentLoraMixin, fused_copy
 from .artefact import (
@@ -63,7 +64,9 @@ class OneStepPipeline(StudentLoraMixin):
             )
         timestep = made_for if timestep is None else checked_timestep(timestep)
         few_step = bool(few_step) and made_for is None
-        scheduler = lcm_scheduler(self.scheduler.config) if few_step else one_step_scheduler(self.scheduler, timestep)
+        scheduler = one_step_scheduler(self.scheduler, timestep)  # checks the timestep in any case
+        if few_step:
+            scheduler = lcm_scheduler(self.scheduler.config)
         self.register_modules(scheduler=scheduler)
         self.register_to_config(conditioning_timestep=timestep, few_step=few_step)
         self._artefact_config = {}
@@ -148,13 +151,16 @@ class OneStepPipeline(StudentLoraMixin):
         except UsageError:
             raise
         except Exception as error:  # of four libraries: files that are missing, damaged, or of another variant
-            raise UsageError(f"{source} cannot be loaded: {one_line(error)}") from error
+            hint = weights_hint(source, kwargs.get("variant"), kwargs.get("revision"))
+            raise UsageError(f"{source} cannot be loaded: {hint or one_line(error)}") from error
 
     @classmethod
     def _base(cls, artefact, base, revision, hub):
         """The folder with the base model's small files, and its family."""
         try:
-            folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0]], revision, **hub)
+            folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0], CONFIG_NAME], revision, **hub)
+            if (folder / CONFIG_NAME).is_file():
+                raise UsageError(f"{base} is a student itself, not the model that it was distilled from.")
             return folder, cls._family(base, folder)
         except UsageError as error:
             raise UsageError(

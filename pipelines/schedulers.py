@@ -36,7 +36,8 @@ def one_step_scheduler(scheduler, timestep):
         timestep (`int`): the conditioning timestep.
 
     Raises:
-        UsageError: the timestep is outside of the schedule, or another than that of a one-step scheduler.
+        UsageError: the timestep is outside of the schedule, another than that of a one-step scheduler, or one of pure
+            noise, from which an epsilon prediction does not lead to x0.
     """
     whole, made_for = lcm_scheduler(scheduler.config), one_step_timestep(scheduler)
     if made_for not in (None, timestep):
@@ -49,6 +50,11 @@ def one_step_scheduler(scheduler, timestep):
             f"conditioning timestep {timestep} is outside of the base model's schedule, 1 to {len(whole.betas) - 1}."
         )
     alpha, kind = whole.alphas_cumprod[timestep].item(), whole.config.prediction_type
+    if kind == "epsilon" and alpha == 0:
+        raise UsageError(
+            f"conditioning timestep {timestep} is pure noise (zero terminal SNR), from which an epsilon-prediction "
+            "student cannot start: take an earlier one."
+        )
     if kind == "v_prediction" or (kind == "epsilon" and alpha > SMALLEST_ALPHA):
         betas, steps = [0.0] * timestep + [1 - alpha], timestep + 1
     else:

@@ -9,6 +9,7 @@ Pairs are images of one file name, in both folders or in images/ of them. Ctrl-C
 """
 
 import argparse
+import os
 import socket
 import sys
 from pathlib import Path
@@ -23,12 +24,12 @@ from disback_diffusers.evaluation.preference_votes import clean_name, report
 def parse_args():
     # fmt: off
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("a", metavar="A", help="Folder of images.")
-    parser.add_argument("b", metavar="B", help="Folder of images with the same file names.")
-    parser.add_argument("--prompts", required=True, metavar="FILE",
+    parser.add_argument("a", metavar="A", type=os.path.expanduser, help="Folder of images.")
+    parser.add_argument("b", metavar="B", type=os.path.expanduser, help="Folder of images with the same file names.")
+    parser.add_argument("--prompts", required=True, type=os.path.expanduser, metavar="FILE",
                         help=".txt (a prompt a line), .jsonl, .csv or .parquet; the i-th is of the i-th file name.")
     parser.add_argument("--caption_column", default="text", help="Column of the prompts, if it is no .txt.")
-    parser.add_argument("--output_dir", default="comparison", metavar="FOLDER",
+    parser.add_argument("--output_dir", default="comparison", type=os.path.expanduser, metavar="FOLDER",
                         help="Holds settings.json and a file of votes for each rater (default: %(default)s).")
     parser.add_argument("--report", action="store_true", help="Print the votes so far, serve nothing.")
     parser.add_argument("--rater", help="Whose votes these are; by default the page asks for a name.")

@@ -11,6 +11,7 @@ and writes a table, results.json, a contact sheet and a line for the model card.
 """
 
 import argparse
+import os
 import sys
 
 from disback_diffusers.errors import exit_code
@@ -39,17 +40,27 @@ def parse_args():
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("model", help="Student, pipeline (folder or Hub id), 'embedded', or folder of images.")
-    add("--base_model", help="Of a LoRA or UNet that does not name its own.")
+    path = os.path.expanduser  # the shell leaves ~ in --flag=~/file
+    add("model", type=path, help="Student, pipeline (folder or Hub id), 'embedded', or folder of images.")
+    add("--base_model", type=path, help="Of a LoRA or UNet that does not name its own.")
+    add("--variant", help="Weights variant of the pipeline or base model, such as fp16; by default a student's own.")
     add("--protocol", choices=PROTOCOLS, help="Sets what below is not given; see the end of this text.")
-    add("--reference", help="Real images (folder, .parquet, Hub dataset), saved statistics, or 'embedded'.")
+    add("--reference", type=path, help="Real images (folder, .parquet, Hub dataset), saved statistics, or 'embedded'.")
     add("--num_real_images", type=whole, help="Take the first so many of the reference.")
-    add("--save_reference", help="Write statistics of the images measured here to this .safetensors file.")
-    add("--prompts", help="File (.txt, .jsonl, .csv, .parquet), Hub dataset, or 'embedded': an image of each.")
+    add("--save_reference", type=path, help="Write statistics of the images measured here to this .safetensors file.")
+    add(
+        "--prompts",
+        type=path,
+        help="File, folder, Hub dataset (as --prompt_dataset), or 'embedded': an image of each.",
+    )
     add("--caption_column", default="text", help="Column of the prompts.")
     add("--num_images", type=whole, help="Take the first so many prompts, or images.")
-    add("--feature_extractor", help="'inception' (default), 'embedded' (the emoji's judge), or a CLIP's folder or id.")
-    add("--clip_model", help="Measure the CLIP score, with this CLIP.")
+    add(
+        "--feature_extractor",
+        type=path,
+        help="'inception' (default), 'embedded' (the emoji's judge), or a CLIP's folder or id.",
+    )
+    add("--clip_model", type=path, help="Measure the CLIP score, with this CLIP.")
     add("--eval_size", type=whole, help="Pixels every image's middle square is resized to. Default: the reference's.")
     add("--num_inference_steps", type=whole, help="Of a pipeline that is no student.")
     add("--guidance_scale", type=float, help="Of a pipeline that is no student.")
@@ -57,7 +68,7 @@ def parse_args():
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     add("--batch_size", type=whole, default=8)
     add("--seed", type=int, default=0, help="Image i is drawn from noise of seed + i.")
-    add("--output_dir", default="evaluation")
+    add("--output_dir", type=path, default="evaluation")
     args = parser.parse_args()
     apply_protocol(args)
     return args

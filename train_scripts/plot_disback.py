@@ -6,6 +6,7 @@ python train_scripts/plot_disback.py my-one-step-model
 """
 
 import argparse
+import os
 import sys
 
 from disback_diffusers.errors import exit_code
@@ -14,7 +15,7 @@ from disback_diffusers.evaluation.curves import plot_run
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="Output folders.")
+    parser.add_argument("runs", nargs="+", type=os.path.expanduser, help="Output folders.")
     for run in parser.parse_args().runs:
         print("\n".join(map(str, plot_run(run))))
 

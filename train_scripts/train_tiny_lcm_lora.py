@@ -9,6 +9,7 @@ guided teacher's step as the way from one to the next, and the LoRA itself, with
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from train_tiny_teacher import HERE, encode, load_pairs
 
 from disback_diffusers.diffusion.losses import guide
+from disback_diffusers.files import user_path
 from disback_diffusers.hub import save_student_lora
 from disback_diffusers.models.conditioning import PromptBank
 from disback_diffusers.models.embedded import EMBEDDED
@@ -30,8 +32,8 @@ HUBER_C = 1e-3
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data", default=str(HERE / "data" / "noto_emoji_32.parquet"))
-    parser.add_argument("--output_dir", type=Path, default=Path("tiny-lcm-lora"))
+    parser.add_argument("--train_data", type=os.path.expanduser, default=str(HERE / "data" / "noto_emoji_32.parquet"))
+    parser.add_argument("--output_dir", type=user_path, default=Path("tiny-lcm-lora"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=5e-4)

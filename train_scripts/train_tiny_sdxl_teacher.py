@@ -16,6 +16,7 @@ The VAE is the embedded teacher's.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from diffusers.training_utils import EMAModel
 from train_tiny_teacher import HERE, encode, fit, load_pairs, tidy_configs
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from disback_diffusers.files import user_path
 from disback_diffusers.models.embedded import EMBEDDED, JUDGE, resolve
 
 
@@ -35,8 +37,8 @@ BATCH = 64
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data", default=str(HERE / "data" / "noto_emoji_32.parquet"))
-    parser.add_argument("--output_dir", type=Path, default=Path("tiny-sdxl"))
+    parser.add_argument("--train_data", type=os.path.expanduser, default=str(HERE / "data" / "noto_emoji_32.parquet"))
+    parser.add_argument("--output_dir", type=user_path, default=Path("tiny-sdxl"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -38,6 +38,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 
 from disback_diffusers.evaluation.frechet import statistics
 from disback_diffusers.evaluation.judge import Judge
+from disback_diffusers.files import user_path
 
 
 MAX_TOKENS = 32
@@ -51,7 +52,7 @@ def parse_args(input_args=None):
     parser.add_argument(
         "--train_data", default=str(HERE / "data" / "noto_emoji_32.parquet"), help="Columns image, text."
     )
-    parser.add_argument("--output_dir", type=Path, default=Path("tiny-teacher"))
+    parser.add_argument("--output_dir", type=user_path, default=Path("tiny-teacher"))
     parser.add_argument("--parts", nargs="+", choices=("vae", "unet", "judge"), default=("vae", "unet", "judge"))
     parser.add_argument("--vae_steps", type=int, default=4000)
     parser.add_argument("--unet_steps", type=int, default=4500)

@@ -11,6 +11,8 @@ from diffusers import DiffusionPipeline
 from ..errors import UsageError, one_line
 from ..files import weights_digest
 from ..models.embedded import resolve
+from ..models.pipeline_files import weights_hint
+from ..models.text_parts import count_longer
 from ..pipelines import DisBackPipeline
 from ..pipelines.artefact import INDEX_NAME, Artefact
 from .generation import Generation, latency
@@ -18,7 +20,7 @@ from .images import image_files
 
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SHAPING = ("model", "base_model", "num_inference_steps", "guidance_scale", "resolution", "dtype", "seed")
+SHAPING = ("model", "base_model", "variant", "num_inference_steps", "guidance_scale", "resolution", "dtype", "seed")
 
 
 def given_images(model):
@@ -48,6 +50,10 @@ def draw(args, generation, accelerator):
     """
     pipeline, call = load_pipeline(args)
     pipeline.to(accelerator.device)
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    if accelerator.is_main_process and tokenizer and (long := count_longer(tokenizer, generation.prompts)):
+        print(f"{long:,} of {len(generation.prompts):,} prompts are longer than {tokenizer.model_max_length} tokens: "
+              "what comes after may have no effect.")  # fmt: skip
     if accelerator.is_main_process:
         generation.start()
     accelerator.wait_for_everyone()
@@ -89,12 +95,15 @@ def load_pipeline(args):
         width, height = args.resolution
         call.update(height=height, width=width)
     loading = {"dtype": DTYPES[args.dtype], "use_safetensors": True}
+    if args.variant or not is_student(args):  # a student has its own
+        loading["variant"] = args.variant
     if is_student(args):
         return DisBackPipeline.from_pretrained(model, base_model=args.base_model, **loading), call
     try:
         pipeline = DiffusionPipeline.from_pretrained(model, **loading)
     except Exception as error:  # of four libraries
-        raise UsageError(f"{args.model} is no pipeline that diffusers loads: {one_line(error)}") from None
+        hint = weights_hint(model, loading["variant"])
+        raise UsageError(f"{args.model} is no pipeline that diffusers loads: {hint or one_line(error)}") from None
     if getattr(pipeline, "safety_checker", None):
         pipeline.safety_checker = None  # a blackened image says nothing about the model
     return pipeline, call

@@ -14,6 +14,7 @@ from .. import __version__
 from ..data.prompts import load_prompts
 from ..errors import UsageError
 from ..files import atomic_write
+from ..launcher import check_launcher
 from ..models.embedded import EMBEDDED
 from .clip_score import ClipScore
 from .drawing import draw, given_images, is_student, planned
@@ -44,7 +45,10 @@ def evaluate(args):
         UsageError, RunError: what is told in one line.
     """
     # The main process alone reads the reference, which takes its time.
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])
+    check_launcher()
+    accelerator = Accelerator(
+        mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))]
+    )
     folder = Path(args.output_dir)
     prompts = _prompts(args)
     generation, images = None, _given_images(args, prompts)

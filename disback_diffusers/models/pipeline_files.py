@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..hub_errors import reading
 
 
@@ -18,6 +18,7 @@ WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?(\.(?P<variant>[\w-]+?))?(-\d+-of-\d+)?"
     r"\.(?P<format>safetensors|bin|pt|pth|ckpt|msgpack|h5|onnx)"
 )
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -48,6 +49,11 @@ class PipelineFiles:
         with reading(source, revision):
             self.names = _repository(source, revision)
 
+    @property
+    def folders(self):
+        """Names of its folders (`set[str]`)."""
+        return {name.split("/")[0] for name in self.names if "/" in name}
+
     def variant(self, part, wanted):
         """The variant to load a part in: the one wanted where the part has it, else None, the plain files.
 
@@ -77,6 +83,19 @@ class PipelineFiles:
                 "DiffusionPipeline.from_pretrained(..., use_safetensors=False).save_pretrained(FOLDER)."
             )
         raise UsageError(f"{self.source} has no weights in {part}/: complete the folder, or download it again.")
+
+
+def weights_hint(source, variant=None, revision=None):
+    """Why a pipeline may have failed to load (`str`): a part with weights of another variant, or pickled; or None."""
+    try:
+        files = PipelineFiles(source, revision)
+        for part in files.folders.intersection(PARTS):
+            files.variant(part, variant)
+    except UsageError as error:
+        return str(error)
+    except RunError:
+        pass
+    return None
 
 
 def refuse_single_file(source):

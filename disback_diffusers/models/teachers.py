@@ -112,7 +112,7 @@ class StableDiffusionTeacher:
 
     def _text_part(self, encoder, kind):
         try:
-            return TextPart(self.source.load, self.source.index, encoder, kind)
+            return TextPart(self.source.load, self.source.index, self.source.files.folders, encoder, kind)
         except UsageError as error:
             complete = str(error).startswith("--pretrained")
             raise error if complete else self._error(str(error)) from None

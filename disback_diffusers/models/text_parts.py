@@ -18,7 +18,7 @@ class TextPart:
 
     Args:
         load: `load(what, function, **kwargs)` calls a `from_pretrained` on the pipeline; its UsageErrors are complete.
-        index (`dict`): model_index.json.
+        index (`dict`): model_index.json. folders (`set[str]`): those of the pipeline.
         encoder (`str`): "text_encoder" or "text_encoder_2".
         kind (`str`): the class that the encoder must have, such as "CLIPTextModel".
 
@@ -26,11 +26,11 @@ class TextPart:
         UsageError: one of them is missing, of another class, or does not fit the other; the message has no subject.
     """
 
-    def __init__(self, load, index, encoder, kind):
+    def __init__(self, load, index, folders, encoder, kind):
         self.encoder, self.tokenizer_name = encoder, encoder.replace("text_encoder", "tokenizer")
         for name, expected in ((encoder, kind), (self.tokenizer_name, "CLIPTokenizer")):
             found = (index.get(name) or (None, None))[1]
-            if found is None:
+            if found is None or name not in folders:
                 raise UsageError(f"has no {name}: take a complete pipeline.")
             if found.removesuffix("Fast") != expected:
                 raise UsageError(f"has a {found} as its {name}: only a {expected} is supported there.")
@@ -65,10 +65,9 @@ class TextPart:
             UsageError: a prompt that cannot be tokenized; the message has no subject.
         """
         try:
-            ids = self.tokenizer(prompts, verbose=False).input_ids
+            return count_longer(self.tokenizer, prompts)
         except Exception:  # of two libraries
             raise UsageError(f"cannot be tokenized by {self.tokenizer_name}/: {self._first_wrong(prompts)}") from None
-        return sum(len(one) > self.tokenizer.model_max_length for one in ids)
 
     def _first_wrong(self, prompts):
         for number, prompt in enumerate(prompts, 1):
@@ -77,6 +76,12 @@ class TextPart:
             except Exception as error:  # as above
                 return f"number {number}, {prompt[:50]!r} ({one_line(error)})"
         return "all of them together"
+
+
+def count_longer(tokenizer, prompts):
+    """How many prompts have more tokens than `model_max_length`."""
+    ids = tokenizer(prompts, verbose=False).input_ids
+    return sum(len(one) > tokenizer.model_max_length for one in ids)
 
 
 @contextmanager
