@@ -37,9 +37,7 @@ def check_launcher():
     if processes > 1 and not torch.accelerator.is_available():
         problem = f"{processes} processes were launched, but torch sees no CUDA GPU"
     elif torch.cuda.is_available() and there > torch.cuda.device_count():
-        problem = (
-            f"{there} processes were launched on a machine where torch sees {torch.cuda.device_count()} CUDA GPU(s)"
-        )
+        problem = f"{there} processes were launched, but torch sees {torch.cuda.device_count()} CUDA GPU(s) here"
     if problem:
         if os.environ.get("RANK", "0") != "0":
             raise SystemExit(2)

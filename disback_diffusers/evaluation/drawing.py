@@ -12,7 +12,7 @@ from ..errors import UsageError, one_line
 from ..files import weights_digest
 from ..models.embedded import resolve
 from ..models.pipeline_files import weights_hint
-from ..models.text_parts import count_longer
+from ..models.text_parts import count_longer, without_truncation_warnings
 from ..pipelines import DisBackPipeline
 from ..pipelines.artefact import INDEX_NAME, Artefact
 from .generation import Generation, latency
@@ -46,23 +46,31 @@ def draw(args, generation, accelerator):
         what is recorded of it on the main process, `dict`; of the others an empty one.
 
     Raises:
-        UsageError, RunError: as `load_pipeline`.
+        UsageError, RunError: as `load_pipeline`; an image that is not finite.
     """
     pipeline, call = load_pipeline(args)
     pipeline.to(accelerator.device)
-    tokenizer = getattr(pipeline, "tokenizer", None)
-    if accelerator.is_main_process and tokenizer and (long := count_longer(tokenizer, generation.prompts)):
-        print(f"{long:,} of {len(generation.prompts):,} prompts are longer than {tokenizer.model_max_length} tokens: "
-              "what comes after may have no effect.")  # fmt: skip
     if accelerator.is_main_process:
+        _say_how_many_are_long(pipeline, generation.prompts)
         generation.start()
     accelerator.wait_for_everyone()
-    generation.run(pipeline, args.batch_size, accelerator.process_index, accelerator.num_processes, **call)
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        return {}
+    with without_truncation_warnings():
+        generation.run(pipeline, args.batch_size, accelerator.process_index, accelerator.num_processes, **call)
+        accelerator.wait_for_everyone()
+        if not accelerator.is_main_process:
+            return {}
+        seconds = round(latency(pipeline, generation.prompts[0], **call), 4)
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else f"{platform.machine()} CPU"
-    return {"seconds an image": round(latency(pipeline, generation.prompts[0], **call), 4), "device": device}
+    return {"seconds an image": seconds, "device": device}
+
+
+def _say_how_many_are_long(pipeline, prompts):
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    if tokenizer and (long := count_longer(tokenizer, prompts)):
+        read = tokenizer.model_max_length
+        print(
+            f"{long:,} of {len(prompts):,} prompts are longer than {read} tokens: what comes after may have no effect."
+        )
 
 
 def is_student(args):

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from ..errors import UsageError
 from ..files import atomic_write
-from ..models.text_parts import without_truncation_warnings
 from .images import IMAGES
 from .sheets import NotFiniteError, to_pil
 
@@ -80,8 +79,7 @@ class Generation:
             for start in range(0, len(share), batch_size):
                 part = share[start : start + batch_size]
                 noise = [torch.Generator().manual_seed(self.settings["seed"] + i) for i in part]
-                with without_truncation_warnings():
-                    drawn = pipeline([self.prompts[i] for i in part], generator=noise, output_type="np", **kwargs)
+                drawn = pipeline([self.prompts[i] for i in part], generator=noise, output_type="np", **kwargs)
                 for i, image in zip(part, torch.from_numpy(drawn.images).permute(0, 3, 1, 2), strict=True):
                     picture = self._picture(i, image)
                     atomic_write(self.files[i], lambda temporary, picture=picture: picture.save(temporary, "png"))

@@ -9,8 +9,13 @@ from transformers import CLIPTextConfig, CLIPTokenizer, PretrainedConfig
 from ..errors import UsageError, one_line
 
 
-TRUNCATED = "The following part of your input was truncated"  # diffusers says it of every prompt, each time
-PIPELINES = ("stable_diffusion.pipeline_stable_diffusion", "stable_diffusion_xl.pipeline_stable_diffusion_xl")
+# What diffusers says of every long prompt, each time, and transformers of the first one, of what is cut off after all.
+LONG_PROMPT = ("The following part of your input was truncated", "Token indices sequence length is longer")
+LOGGERS = (
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "transformers.tokenization_utils_base",
+)
 
 
 class TextPart:
@@ -86,11 +91,11 @@ def count_longer(tokenizer, prompts):
 
 @contextmanager
 def without_truncation_warnings():
-    """Within, diffusers does not warn of each long prompt: how many there are is said once, before."""
-    loggers = [logging.getLogger(f"diffusers.pipelines.{name}") for name in PIPELINES]
+    """Within, no library warns of each long prompt: how many there are is said once, before."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
 
     def keep(record):
-        return not str(record.msg).startswith(TRUNCATED)
+        return not str(record.msg).startswith(LONG_PROMPT)
 
     for logger in loggers:
         logger.addFilter(keep)

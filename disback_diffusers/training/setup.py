@@ -91,7 +91,7 @@ def make_accelerator(args):
     precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in DTYPES:
         raise UsageError(
-            f"--mixed_precision {precision} (by accelerate's config) is not supported: use bf16, fp16 or no."
+            f"--mixed_precision {precision} (as accelerate is set) is not supported: use bf16, fp16 or no."
         )
     logging_dir = os.path.join(args.output_dir, args.logging_dir)
     try:

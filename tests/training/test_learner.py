@@ -41,3 +41,34 @@ def test_a_restored_learner_goes_on_as_the_first_would():
         histories.append(history)
     assert histories[0] == histories[1]
     assert [rate for _, rate in histories[0]] == pytest.approx([0.05, 0.1, 0.075, 0.05, 0.025, 0])
+
+
+def test_a_parameter_that_no_forward_used_has_no_gradient():
+    parameter, learner = make_learner()
+    unused = torch.nn.Parameter(torch.ones(1))
+    learner.parameters.append(unused)
+    learner.accelerator = Two([None])
+    learner.backward(parameter.sum())
+    assert learner.step().item() == pytest.approx(1)
+    assert unused.grad is None and unused.item() == 1
+
+
+def test_a_parameter_that_only_another_process_used_gets_its_gradient():
+    parameter, learner = make_learner(max_grad_norm=100.0)
+    learner.accelerator = Two([torch.tensor([4.0])])
+    assert learner.step().item() == pytest.approx(2)  # the mean of 0 and 4
+    assert parameter.item() == pytest.approx(-0.1 * 2 / 3, rel=1e-3)
+
+
+class Two:
+    """What the learner needs of an accelerator of two processes; the other one's gradients are given."""
+
+    num_processes = 2
+
+    def __init__(self, others):
+        self.others = others
+
+    def reduce(self, flat, reduction):
+        assert reduction == "mean"
+        others = torch.cat([torch.zeros(0) if other is None else other for other in self.others])
+        return (flat + torch.nn.functional.pad(others, (0, len(flat) - len(others)))) / 2 if len(others) else flat

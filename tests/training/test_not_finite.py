@@ -1,0 +1,78 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""No picture, probe or metric is made of values that are not finite numbers: they would be black, without a word."""
+
+import math
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from disback_diffusers import RunError
+from disback_diffusers.evaluation.generation import Generation
+from disback_diffusers.evaluation.sheets import NotFiniteError, contact_sheet, to_pil
+from disback_diffusers.training.degradation import DegradationRecording
+from disback_diffusers.training.distance import DistanceProbe, load_instruments
+from disback_diffusers.training.path import DegradationPath
+from disback_diffusers.training.validation import Validator
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_picture(value):
+    image = torch.rand(3, 8, 8)
+    assert to_pil(image).size == (8, 8)
+    image[1, 2, 3] = value
+    for make in (lambda: to_pil(image), lambda: contact_sheet({"row": image[None]})):
+        with pytest.raises(NotFiniteError, match="not finite"):
+            make()
+
+
+def test_an_evaluation_stops_at_the_image_and_keeps_those_before(sd_folder, tmp_path):
+    pipeline = StableDiffusionPipeline.from_pretrained(sd_folder)
+    decode, calls = pipeline.vae.decode, []
+
+    def overflowing(latents, **kwargs):
+        calls.append(len(latents))
+        return decode(latents if len(calls) < 2 else latents * math.nan, **kwargs)
+
+    pipeline.vae.decode = overflowing
+    generation = Generation(tmp_path, ["a cat", "a dog", "a red circle"], {"seed": 0})
+    with pytest.raises(RunError, match=r"image 1 \('a dog'\) is not drawn: .*--dtype bf16"):
+        generation.run(pipeline, 1, num_inference_steps=1)
+    assert generation.missing() == [1, 2]
+
+
+@pytest.fixture
+def validator(make_context, tmp_path):
+    context = make_context()
+    conditioning = context.teacher.load_encoder("cpu")(["a cat", "a dog"])
+    return Validator(context, ["a cat", "a dog"], conditioning, tmp_path)
+
+
+def test_a_row_of_samples_is_left_out_with_a_warning(validator, tmp_path, caplog):
+    validator.draw(1)
+    validator._teacher_images = validator.teacher_images() * math.nan
+    validator.draw(2)
+    whole, half = (Image.open(tmp_path / f"step-{step}.png").height for step in (1, 2))
+    assert half < 0.7 * whole and "Samples of the teacher, 25 steps, guidance" not in caplog.text
+    assert "Samples of the teacher, 25 steps are not finite numbers" in caplog.text
+    validator.student_images = lambda: validator._teacher_images
+    assert validator.draw(3) is None and not (tmp_path / "step-3.png").exists()
+    assert validator.card_samples() == ([], [])
+
+
+def test_a_distance_is_not_measured(make_context):
+    context = make_context(log_fd_every=1, fd_reference="embedded", fd_images=4)
+    probe = DistanceProbe(context, *load_instruments(context.args, "cpu"))
+    assert math.isfinite(probe()["fd"])
+    decode = context.teacher.decode
+    context.teacher.decode = lambda latents: decode(latents) * math.nan
+    assert math.isnan(probe()["fd"])
+
+
+def test_stage_1_says_so_before_it_begins(make_context, tmp_path):
+    context = make_context()
+    context.teacher.sample = lambda unet, noise, *args: noise * math.inf
+    stage = DegradationRecording(context, DegradationPath(tmp_path, "fingerprint"), 3)
+    with pytest.raises(RunError, match="the teacher's samples are not finite numbers: .*bf16"):
+        stage.start()
