@@ -30,6 +30,7 @@ PARTS = [  # by worth; compilation is last, as nobody knows how long it takes
     Part("demo", "gpu.demo:demo", 120),
     Part("compile", "gpu.options:compilation", 600, BITSANDBYTES),
 ]
+UNWRITTEN = "cannot be written to"
 MODULES = sorted({part.function.split(":")[0] for part in PARTS})
 
 
@@ -49,7 +50,7 @@ def parse_args(words=None):
     return args
 
 
-class Session:
+class Schedule:
     """One call: runs parts one after the other and writes what they report.
 
     Args:
@@ -62,7 +63,7 @@ class Session:
         self.end = start + 60 * minutes
         # Forked processes cannot use CUDA if anything has touched it before; without CUDA they spare the imports.
         self.context = multiprocessing.get_context("forkserver" if rehearse else "spawn")
-        self.context.set_forkserver_preload(MODULES if rehearse else [])
+        self.context.set_forkserver_preload(MODULES)
 
     def run(self, parts):
         """`dict`: how each part ended, by name. The next one imports while one is running."""
@@ -90,13 +91,12 @@ class Session:
         record, start = self.record(part), time.monotonic()
         print(f"{part.name} ...", flush=True)
 
-        def receive(results):
+        def receive(results=()):
             record.update(results, seconds=round(time.monotonic() - start, 1))
-            for folder in self.folders:
-                records.write(folder, record)
+            self.write(record)
 
         status = process.run(min(part.limit, self.end - start), receive)
-        record["seconds"] = round(time.monotonic() - start, 1)
+        receive()
         if status.startswith("failed"):
             print("\n".join(f"    {line}" for line in process.last_lines()))
         return self.finish(record, status)
@@ -115,11 +115,20 @@ class Session:
             "left_out": self.environment.left_out,
         }
 
+    def write(self, record):
+        """A remark where it is not written, else nothing."""
+        remarks = ""
+        for folder in self.folders:
+            try:
+                written = records.write(folder, record)
+                remarks += "" if written else f"; {folder} keeps the complete result of before"
+            except OSError as error:  # the other folder, or the next part, may still be written
+                remarks += f"; {folder} {UNWRITTEN}: {error.strerror}"
+        return remarks
+
     def finish(self, record, status):
         record["status"] = status
-        for folder in self.folders:
-            if not records.write(folder, record):
-                status += f"; {folder / records.file_name(record['part'])} keeps the complete result of before"
+        status += self.write(record)
         print(f"    {status} ({record.get('seconds', 0)} s)")
         for line in record.get("summary", []):
             print(f"    {line}")
@@ -149,12 +158,13 @@ def main():
             print(f"left out: {name}, {why}")
         parts = [part for part in PARTS if not args.only or part.name in args.only]
         folders = [args.output, *([Path(os.environ["OUT"])] if os.environ.get("OUT") and not args.rehearse else [])]
-        session = Session(environment, args.rehearse, folders, args.minutes, start)
-        statuses = session.run(missing_first(parts, args.output, environment.card))
+        schedule = Schedule(environment, args.rehearse, folders, args.minutes, start)
+        statuses = schedule.run(missing_first(parts, args.output, environment.card))
     print(f"\nIn {', '.join(map(str, folders))}, after {time.monotonic() - start:.0f} s:")
     for name, status in statuses.items():
         print(f"{records.file_name(name):22} {status}")
-    bad = [name for name, status in statuses.items() if not status.startswith((records.COMPLETE, "left out"))]
+    good = (records.COMPLETE, "left out")
+    bad = [name for name, status in statuses.items() if not status.startswith(good) or UNWRITTEN in status]
     if bad:
         sys.exit(f"on_gpu.sh: not complete: {', '.join(bad)}")
 

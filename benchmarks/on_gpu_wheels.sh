@@ -24,6 +24,6 @@ for tag in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux
 done
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     "${platforms[@]}" --dest "$new" -c constraints.txt -r benchmarks/gpu/wheels.txt
-"$python" benchmarks/gpu/wheels.py "$new"
+PYTHONPATH=benchmarks "$python" -m gpu.wheels "$new"
 rm -rf benchmarks/wheels
 mv "$new" benchmarks/wheels

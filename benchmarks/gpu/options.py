@@ -33,8 +33,8 @@ def optimizer_and_attention(lab):
         variant(lab, f"{student}, AdamW, SDPA", student=student, use_8bit_adam=False)
         if "bitsandbytes" not in missing:
             variant(lab, f"{student}, 8-bit AdamW, SDPA", student=student, use_8bit_adam=True)
-        if student == "lora" and "xformers" not in missing:
-            variant(lab, "lora, AdamW, xformers", use_8bit_adam=False, **{XFORMERS: True})
+    if "xformers" not in missing:
+        variant(lab, "lora, AdamW, xformers", student="lora", use_8bit_adam=False, **{XFORMERS: True})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from disback_diffusers.training.arguments import parse_args
 from disback_diffusers.training.backtracking import DistributionBacktracking
 from disback_diffusers.training.plan import plan
@@ -58,11 +60,12 @@ def settings_of(args):
     return {name: getattr(args, name) for name in SHOWN}
 
 
-def computed_memory(args, teacher, prompts, accelerator):
-    """What --dry_run prints of memory, GiB by name; "together" is the sum."""
-    rows = [text for topic, text in plan(args, teacher, len(prompts), accelerator) if topic == "memory"]
-    found = [re.match(r"(.+): ([\d,.]+) GiB", row) for row in rows]
-    return {match[1]: float(match[2].replace(",", "")) for match in found}
+def computed(args, teacher, prompts, accelerator):
+    """What --dry_run prints: memory, GiB by name ("together" is the sum), and the forwards' work that a sample is."""
+    rows = plan(args, teacher, len(prompts), accelerator)
+    found = [re.match(r"(.+): ([\d,.]+) GiB", text) for topic, text in rows if topic == "memory"]
+    work = re.search(r"of ([\d.]+) UNet forwards", dict(rows)["stage 2"])
+    return {match[1]: float(match[2].replace(",", "")) for match in found}, float(work[1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,7 +121,19 @@ def measure_training(lab, checked, seconds):
     stage = DistributionBacktracking(context, None)
     stage.start()
     measured = measure_updates(lab, stage, context.batches, seconds)
-    return {**measured, "weights_gib": built, "build_seconds": build_seconds}
+    forward = round(forward_seconds(lab, stage), 4)
+    return {**measured, "weights_gib": built, "build_seconds": build_seconds, "forward_seconds": forward}
+
+
+@torch.no_grad()
+def forward_seconds(lab, stage):
+    """Of the teacher on one batch."""
+    batch = stage.batches.draw("forward", 1)
+    seconds = [
+        seconds_of(lambda: stage.forward(None, batch.noise, batch.t, batch.conditioning))
+        for _ in range(1 + lab.times(5))
+    ]
+    return median(seconds[1:])
 
 
 def describe(measured):
@@ -131,15 +146,18 @@ def preset(lab, name, seconds=20):
     """A part: one preset, its memory and time beside what --dry_run computes."""
     run = checked(lab, name)
     args, teacher, prompts, accelerator, _ = run
-    computed = computed_memory(args, teacher, prompts, accelerator)
-    lab.report(settings={"preset": name, **settings_of(args)}, computed_gib=computed)
-    size, needed = card_gib(), computed["together"] + CUDA_GIB
+    gib, forwards = computed(args, teacher, prompts, accelerator)
+    lab.report(settings={"preset": name, **settings_of(args)}, computed={"gib": gib, "forwards_a_sample": forwards})
+    size, needed = card_gib(), gib["together"] + CUDA_GIB
     if size and needed > size:
         raise LeftOut(f"it needs {needed:.1f} GiB as computed, the card has {size:.1f}")
     measured = measure_training(lab, run, seconds)
-    ratio = measured["peak_gib"] / max(computed["together"], 0.01)  # which is all that is printed of a tiny model
+    peak = measured["peak_gib"] / max(gib["together"], 0.01)  # less is not printed, of a tiny model
+    work = measured["seconds_a_batch"] / measured["forward_seconds"]
     line = (
-        f"peak {measured['peak_gib']:.2f} GiB, {ratio:.2f} of the {computed['together']:.2f} computed; "
-        f"{measured['seconds_an_update']:.2f} s an update, {measured['seconds_a_batch']:.3f} s a batch"
+        f"peak {measured['peak_gib']:.2f} GiB, {peak:.2f} of the {gib['together']:.2f} computed; "
+        f"{measured['seconds_an_update']:.2f} s an update, {measured['seconds_a_batch']:.3f} s a batch: "
+        f"{work:.1f} forwards' time, {forwards:g} computed"
     )
-    lab.report(line, measured=measured, measured_over_computed=round(ratio, 4))
+    ratios = {"peak_gib": round(peak, 4), "forwards_a_sample": round(work / forwards, 4)}
+    lab.report(line, measured=measured, measured_over_computed=ratios)

@@ -1,8 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Second half of on_gpu_wheels.sh: make the downloaded wheels small, and check that nothing is missing.
-
-python benchmarks/gpu/wheels.py FOLDER
-"""
+"""Second half of on_gpu_wheels.sh: make the wheels in a folder small, and check that nothing is missing."""
 
 import email
 import re
@@ -10,9 +7,10 @@ import sys
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from environment import canonical, requirements
 from pip._vendor.packaging.markers import default_environment
 from pip._vendor.packaging.requirements import Requirement
+
+from .environment import canonical, requirements
 
 
 MOST_MIB = 40
