@@ -15,7 +15,8 @@
 #     inference    images a second: a student in one step, its teacher in 50
 #     options      AdamW and its 8-bit form, SDPA and xformers
 #     demo         the demo trained in bf16 and in fp16, to its FD
-#     compile      one-step inference and a training step, without and with torch.compile
+#     compile      one-step inference and a training step, without and with torch.compile; it has what time is left,
+#                  and may need a call of its own: --only compile
 #
 # Each runs in a process of its own and writes benchmarks/results/gpu_<part>.json (--output DIR) as it goes; with $OUT
 # set, there as well. The file names the card, the versions, the settings, and how the part ended ("status"). A part
