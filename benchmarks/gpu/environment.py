@@ -51,6 +51,16 @@ def last_line(text):
     return (text.strip().splitlines() or ["no message"])[-1][:300]
 
 
+def output_of(process, seconds=60):
+    """What it prints, and its errors; it is ended if it takes longer."""
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return "", f"not done after {seconds} s"
+
+
 class Environment:
     """Sets up this process and those it starts.
 
@@ -135,8 +145,9 @@ class Environment:
         names = ["card", *(name for name in OPTIONAL if version_of(name, [*self.paths([name]), *sys.path]))]
         self.left_out = {name: NO_WHEEL for name in OPTIONAL if name not in names}
         probes = {name: self._start_probe(name) for name in names}
+        printed = {name: output_of(probe) for name, probe in probes.items()}
         for name, probe in probes.items():
-            output, errors = probe.communicate()
+            output, errors = printed[name]
             if name == "card" and probe.returncode:
                 raise Unusable(f"{last_line(errors)}; `bash benchmarks/on_gpu.sh --rehearse` runs on a CPU.")
             if name == "card":
