@@ -18,6 +18,7 @@ python=${PYTHON:-python3}
 
 new=$(mktemp -d benchmarks/wheels.XXXXXX)
 trap 'rm -rf "$new"' EXIT
+chmod 755 "$new"  # mktemp lets nobody else read it
 platforms=()
 for tag in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux1; do
     platforms+=(--platform "${tag}_x86_64")
