@@ -1,0 +1,2 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The parts of on_gpu.py."""

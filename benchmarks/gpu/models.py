@@ -1,0 +1,235 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""SD 1.5 and SDXL base 1.0 of random weights, built from their public configs, and tiny ones for a rehearsal.
+
+Only config files are written. Weights are drawn on the device itself, so that no gigabytes are saved and read back.
+"""
+
+import json
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from disback_diffusers.models.conditioning import Conditioning
+from disback_diffusers.models.embedded import EMBEDDED, resolve
+from disback_diffusers.models.teachers import TOKENS, StableDiffusionTeacher, StableDiffusionXLTeacher
+
+
+NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
+VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+}
+CLIP_L = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+OPENCLIP_BIGG = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
+SD15 = {
+    "unet": {
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+        "layers_per_block": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 768,
+    },
+    "vae": {**VAE, "sample_size": 512, "scaling_factor": 0.18215},
+    "text": [CLIP_L],
+}
+SDXL = {
+    "unet": {
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 2,
+        "transformer_layers_per_block": [1, 2, 10],
+        "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "vae": {**VAE, "sample_size": 1024, "scaling_factor": 0.13025},
+    "text": [CLIP_L, OPENCLIP_BIGG],
+}
+FULL_SIZE = {"sd15": SD15, "sdxl": SDXL}
+
+# What makes them tiny: images of 32x32, latents of 16x16.
+TINY_UNET = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 4}
+TINY_VAE = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "sample_size": 32,
+}
+TINY_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "projection_dim": 32,
+}
+TINY = {
+    "sd15": {
+        "unet": {
+            **TINY_UNET,
+            "block_out_channels": [8, 16],
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+            "attention_head_dim": 2,
+            "cross_attention_dim": 32,
+        }
+    },
+    "sdxl": {
+        "unet": {
+            **TINY_UNET,
+            "block_out_channels": [8, 16],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2],
+            "attention_head_dim": [2, 4],
+            "cross_attention_dim": 64,
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + 32,
+        }
+    },
+}
+
+
+def config_of(family, tiny=False):
+    """Settings of "sd15" or "sdxl": `unet` and `vae`, and `text`, those of each text encoder."""
+    full = FULL_SIZE[family]
+    if not tiny:
+        return full
+    return {
+        "unet": {**full["unet"], **TINY[family]["unet"]},
+        "vae": {**full["vae"], **TINY_VAE},
+        "text": [{**config, **TINY_TEXT} for config in full["text"]],
+    }
+
+
+def scheduler_of(family):
+    """The scheduler that the pipeline comes with."""
+    if family == "sd15":
+        return PNDMScheduler(**NOISE, set_alpha_to_one=False, skip_prk_steps=True)
+    return EulerDiscreteScheduler(**NOISE, timestep_spacing="leading")
+
+
+def write_configs(folder, family, tiny=False):
+    """A pipeline folder without weights, as far as a teacher reads one before it loads weights."""
+    config = config_of(family, tiny)
+    pipeline = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}[family]
+    index = {"_class_name": pipeline.__name__, "text_encoder": ["transformers", "CLIPTextModel"]}
+    if family == "sdxl":
+        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+    files = {
+        "model_index.json": index,
+        "unet/config.json": {"_class_name": "UNet2DConditionModel", **config["unet"]},
+        "vae/config.json": {"_class_name": "AutoencoderKL", **config["vae"]},
+    }
+    for name, values in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(values), encoding="utf-8")
+    scheduler_of(family).save_pretrained(folder / "scheduler")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def draw(make, device, dtype=torch.float32, seed=0):
+    """The model that `make()` returns, made on the device with PyTorch's own random weights, frozen, in eval mode."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return make().to(dtype).eval().requires_grad_(False)
+
+
+class RandomWeights:
+    """Mixed into a teacher: the same checks and configs, but weights and prompt embeddings are drawn.
+
+    `device` is where they are drawn.
+    """
+
+    device = "cpu"
+
+    def load_unet(self, dtype=torch.float32):
+        return draw(lambda: UNet2DConditionModel.from_config(self.unet_config), self.device, dtype)
+
+    def load_encoder(self, device, dtype=torch.float32):
+        size = self.unet_config["cross_attention_dim"]
+
+        def encode(prompts):
+            n = len(prompts)
+            pooled = {key: torch.randn(n, value.shape[1]) for key, value in self._pooled_example().items()}
+            return Conditioning(torch.randn(n, TOKENS, size), pooled).to(device, dtype)
+
+        return encode
+
+    def load_vae(self):
+        """None: nothing is decoded here."""
+
+
+class RandomSD(RandomWeights, StableDiffusionTeacher):
+    """SD 1.5 of random weights."""
+
+
+class RandomSDXL(RandomWeights, StableDiffusionXLTeacher):
+    """SDXL of random weights."""
+
+
+TEACHERS = {"sd15": RandomSD, "sdxl": RandomSDXL}
+
+
+def components(family, device, dtype, tiny=False):
+    """Everything a pipeline of the family consists of, by name, with random weights.
+
+    The tokenizer is the embedded teacher's. Its words are others than CLIP's, but the work is the same: 77 tokens.
+    """
+    config = config_of(family, tiny)
+    tokenizer = CLIPTokenizer.from_pretrained(f"{resolve(EMBEDDED)}/tokenizer", model_max_length=TOKENS)
+    parts = {
+        "unet": draw(lambda: UNet2DConditionModel(**config["unet"]), device, dtype),
+        "vae": draw(lambda: AutoencoderKL(**config["vae"]), device, dtype),
+        "scheduler": scheduler_of(family),
+    }
+    for i, values in enumerate(config["text"]):
+        suffix, cls = ("_2", CLIPTextModelWithProjection) if i else ("", CLIPTextModel)
+        parts[f"text_encoder{suffix}"] = draw(lambda cls=cls, c=values: cls(CLIPTextConfig(**c)), device, dtype)
+        parts[f"tokenizer{suffix}"] = tokenizer
+    if family == "sd15":
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return parts

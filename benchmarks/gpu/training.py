@@ -1,0 +1,163 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Memory and time of a training step, by the code that trains: presets, their `prepare` and `build`, and stage 2."""
+
+import math
+import re
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from disback_diffusers.training.arguments import parse_args
+from disback_diffusers.training.backtracking import DistributionBacktracking
+from disback_diffusers.training.plan import plan
+from disback_diffusers.training.setup import build, prepare
+
+from .lab import OUT_OF_MEMORY, LeftOut, card_gib, mark, memory, release, seconds_between, seconds_of
+from .models import TEACHERS, write_configs
+
+
+PRESETS = Path(__file__).parents[2] / "train_scripts" / "presets"
+CUDA_GIB = 1  # what --dry_run allows for CUDA itself
+SHOWN = """
+    student lora_rank resolution train_batch_size gradient_accumulation_steps gradient_checkpointing mixed_precision
+    allow_tf32 use_8bit_adam enable_xformers_memory_efficient_attention compile guidance_scale seed
+""".split()
+TINY = {
+    "resolution": 32,
+    "lora_rank": 2,
+    "lora_target_modules": "attention",
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 2,
+}
+
+
+def checked(lab, preset, **changes):
+    """What `prepare` checked, for a preset with a teacher of random weights: (args, teacher, prompts, accelerator, run
+    folder). AdamW is taken where bitsandbytes is left out.
+    """
+    folder, family = Path(tempfile.mkdtemp(dir=lab.work)), preset.split("_")[0]
+    write_configs(folder / "teacher", family, tiny=lab.rehearse)
+    (folder / "prompts.txt").write_text("\n".join(f"picture number {i}" for i in range(64)), encoding="utf-8")
+    changes["pretrained_teacher_model"] = folder / "teacher"
+    changes["prompt_dataset"] = folder / "prompts.txt"
+    changes["output_dir"] = folder / "run"
+    changes["pretrained_vae_model_name_or_path"] = ""
+    if "bitsandbytes" in lab.left_out:
+        changes["use_8bit_adam"] = False
+    if lab.rehearse:
+        changes |= TINY
+    words = [f"--{name}={value}" for name, value in changes.items()]
+    args = parse_args(["--config", str(PRESETS / f"{preset}.yaml"), *words])
+    cls = TEACHERS[family]
+    cls.device = lab.device
+    return args, *prepare(args, cls)
+
+
+def settings_of(args):
+    return {name: getattr(args, name) for name in SHOWN}
+
+
+def computed(args, teacher, prompts, accelerator):
+    """What --dry_run prints: memory, GiB by name ("together" is the sum), and the forwards' work that a sample is."""
+    rows = plan(args, teacher, len(prompts), accelerator)
+    found = [re.match(r"(.+): ([\d,.]+) GiB", text) for topic, text in rows if topic == "memory"]
+    work = re.search(r"of ([\d.]+) UNet forwards", dict(rows)["stage 2"])
+    return {match[1]: float(match[2].replace(",", "")) for match in found}, float(work[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def check_step(metrics):
+    """Raise a ValueError where a loss or the norm of a gradient is no number."""
+    for name, value in metrics.items():
+        if not math.isfinite(float(value)):
+            raise ValueError(f"{name} is {float(value)}")
+
+
+def measure_updates(lab, stage, batches, seconds, most=10):
+    """Time and memory of whole updates of what has `parts` (batches an update) and a `train_step`.
+
+    The first one has one batch only: it allocates what stays, and is not counted. Then follow at least two, until
+    `seconds` are over.
+    """
+    least, most = lab.times(2), lab.times(most)
+    marks, draw = [], batches.draw
+
+    def noted(*args, **kwargs):
+        marks.append(mark())
+        return draw(*args, **kwargs)
+
+    batches.draw = noted
+    parts, stage.parts = stage.parts, 1
+    first = seconds_of(lambda: check_step(stage.train_step(1)))
+    stage.parts = parts
+    release()
+    updates, batch_seconds, end = [], [], time.monotonic() + seconds
+    while len(updates) < least or (time.monotonic() < end and len(updates) < most):
+        marks.clear()
+        updates.append(seconds_of(lambda: check_step(stage.train_step(len(updates) + 2))))
+        batch_seconds += [seconds_between(a, b) for a, b in zip(marks, marks[1:])]
+    return {
+        "seconds_an_update": round(median(updates), 4),
+        "seconds_a_batch": round(median(batch_seconds or updates), 4),
+        "updates": [round(value, 4) for value in updates],
+        "first_update_of_one_batch": round(first, 4),
+        **memory(),
+    }
+
+
+def measure_training(lab, checked, seconds):
+    """Build what a run has in memory and measure stage 2 against the teacher."""
+    release()
+    start = time.perf_counter()
+    context, _ = build(*checked)
+    build_seconds = round(time.perf_counter() - start, 2)
+    release()
+    built = memory()["now_gib"]
+    stage = DistributionBacktracking(context, None)
+    stage.start()
+    measured = measure_updates(lab, stage, context.batches, seconds)
+    forward = round(forward_seconds(lab, stage), 4)
+    return {**measured, "weights_gib": built, "build_seconds": build_seconds, "forward_seconds": forward}
+
+
+@torch.no_grad()
+def forward_seconds(lab, stage):
+    """Of the teacher on one batch."""
+    batch = stage.batches.draw("forward", 1)
+    seconds = [
+        seconds_of(lambda: stage.forward(None, batch.noise, batch.t, batch.conditioning))
+        for _ in range(1 + lab.times(5))
+    ]
+    return median(seconds[1:])
+
+
+def describe(measured):
+    if measured == OUT_OF_MEMORY:
+        return measured
+    return f"{measured['peak_gib']:.2f} GiB, {measured['seconds_an_update']:.3f} s an update"
+
+
+def preset(lab, name, seconds=20):
+    """A part: one preset, its memory and time beside what --dry_run computes."""
+    run = checked(lab, name)
+    args, teacher, prompts, accelerator, _ = run
+    gib, forwards = computed(args, teacher, prompts, accelerator)
+    lab.report(settings={"preset": name, **settings_of(args)}, computed={"gib": gib, "forwards_a_sample": forwards})
+    size, needed = card_gib(), gib["together"] + CUDA_GIB
+    if size and needed > size:
+        raise LeftOut(f"it needs {needed:.1f} GiB as computed, the card has {size:.1f}")
+    measured = measure_training(lab, run, seconds)
+    peak = measured["peak_gib"] / max(gib["together"], 0.01)  # less is not printed, of a tiny model
+    work = measured["seconds_a_batch"] / measured["forward_seconds"]
+    line = (
+        f"peak {measured['peak_gib']:.2f} GiB, {peak:.2f} of the {gib['together']:.2f} computed; "
+        f"{measured['seconds_an_update']:.2f} s an update, {measured['seconds_a_batch']:.3f} s a batch: "
+        f"{work:.1f} forwards' time, {forwards:g} computed"
+    )
+    ratios = {"peak_gib": round(peak, 4), "forwards_a_sample": round(work / forwards, 4)}
+    lab.report(line, measured=measured, measured_over_computed=ratios)
