@@ -53,7 +53,7 @@ def inference(lab):
     for family, (teacher_class, student_class) in PIPELINES.items():
         release()
         parts = components(family, lab.device, torch.bfloat16, tiny=lab.rehearse)
-        pipes, found = (teacher_class(**parts), student_class(**parts)), {}
+        pipes, found = (teacher_class(**parts), student_class(**parts, conditioning_timestep=399)), {}
         for n in BATCHES:
             pair = unless_out_of_memory(lambda n=n, p=pipes, g=GUIDANCE[family]: compare(lab, *p, n, steps, g))
             found[f"batch {n}"] = pair

@@ -19,9 +19,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from disback_diffusers.models.conditioning import Conditioning
 from disback_diffusers.models.embedded import EMBEDDED, resolve
-from disback_diffusers.models.teachers import TOKENS, StableDiffusionTeacher, StableDiffusionXLTeacher
+from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
 
 
+TOKENS = 77  # of a prompt
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -84,6 +85,7 @@ SDXL = {
     "vae": {**VAE, "sample_size": 1024, "scaling_factor": 0.13025},
     "text": [CLIP_L, OPENCLIP_BIGG],
 }
+ENCODERS = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}  # by the end of their names
 FULL_SIZE = {"sd15": SD15, "sdxl": SDXL}
 
 # What makes them tiny: images of 32x32, latents of 16x16.
@@ -149,13 +151,21 @@ def scheduler_of(family):
     return EulerDiscreteScheduler(**NOISE, timestep_spacing="leading")
 
 
+def tokenizer():
+    """That of the embedded teacher. Its words are others than CLIP's, but the work is the same: 77 tokens."""
+    return CLIPTokenizer.from_pretrained(f"{resolve(EMBEDDED)}/tokenizer", model_max_length=TOKENS)
+
+
 def write_configs(folder, family, tiny=False):
     """A pipeline folder without weights, as far as a teacher reads one before it loads weights."""
     config = config_of(family, tiny)
     pipeline = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}[family]
-    index = {"_class_name": pipeline.__name__, "text_encoder": ["transformers", "CLIPTextModel"]}
-    if family == "sdxl":
-        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+    index = {"_class_name": pipeline.__name__}
+    for (suffix, encoder), values in zip(ENCODERS.items(), config["text"]):
+        index[f"text_encoder{suffix}"] = ["transformers", encoder.__name__]
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
+        CLIPTextConfig(**values).save_pretrained(folder / f"text_encoder{suffix}")
+        tokenizer().save_pretrained(folder / f"tokenizer{suffix}")
     files = {
         "model_index.json": index,
         "unet/config.json": {"_class_name": "UNet2DConditionModel", **config["unet"]},
@@ -186,6 +196,9 @@ class RandomWeights:
 
     device = "cpu"
 
+    def _check_weights(self):
+        """There are no files."""
+
     def load_unet(self, dtype=torch.float32):
         return draw(lambda: UNet2DConditionModel.from_config(self.unet_config), self.device, dtype)
 
@@ -215,21 +228,16 @@ TEACHERS = {"sd15": RandomSD, "sdxl": RandomSDXL}
 
 
 def components(family, device, dtype, tiny=False):
-    """Everything a pipeline of the family consists of, by name, with random weights.
-
-    The tokenizer is the embedded teacher's. Its words are others than CLIP's, but the work is the same: 77 tokens.
-    """
+    """Everything a pipeline of the family consists of, by name, with random weights."""
     config = config_of(family, tiny)
-    tokenizer = CLIPTokenizer.from_pretrained(f"{resolve(EMBEDDED)}/tokenizer", model_max_length=TOKENS)
     parts = {
         "unet": draw(lambda: UNet2DConditionModel(**config["unet"]), device, dtype),
         "vae": draw(lambda: AutoencoderKL(**config["vae"]), device, dtype),
         "scheduler": scheduler_of(family),
     }
-    for i, values in enumerate(config["text"]):
-        suffix, cls = ("_2", CLIPTextModelWithProjection) if i else ("", CLIPTextModel)
-        parts[f"text_encoder{suffix}"] = draw(lambda cls=cls, c=values: cls(CLIPTextConfig(**c)), device, dtype)
-        parts[f"tokenizer{suffix}"] = tokenizer
+    for (suffix, encoder), values in zip(ENCODERS.items(), config["text"]):
+        parts[f"text_encoder{suffix}"] = draw(lambda c=encoder, v=values: c(CLIPTextConfig(**v)), device, dtype)
+        parts[f"tokenizer{suffix}"] = tokenizer()
     if family == "sd15":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return parts

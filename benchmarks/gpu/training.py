@@ -10,8 +10,8 @@ from statistics import median
 
 import torch
 
-from disback_diffusers.training.arguments import parse_args
 from disback_diffusers.training.backtracking import DistributionBacktracking
+from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.plan import plan
 from disback_diffusers.training.setup import build, prepare
 

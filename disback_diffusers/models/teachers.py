@@ -72,7 +72,7 @@ class StableDiffusionTeacher:
         self._check_unet()
         self.text_parts = [self._text_part(encoder, cls.__name__) for encoder, cls in self.text_encoders.items()]
         self._check_text_sizes()
-        self.source.check_weights(["unet", "vae", *self.text_encoders])
+        self._check_weights()
         self._decoder = Decoder(self.source, self.vae_config, vae)
 
     def _error(self, message):
@@ -109,6 +109,10 @@ class StableDiffusionTeacher:
                 f"has a UNet with addition_embed_type {config.get('addition_embed_type')!r}, a "
                 f"{self.pipeline_class.__name__} has {self.addition_embed_type!r}: take another script."
             )
+
+    def _check_weights(self):
+        """By the names of their files alone."""
+        self.source.check_weights(["unet", "vae", *self.text_encoders])
 
     def _text_part(self, encoder, kind):
         try:
