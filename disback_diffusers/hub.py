@@ -255,7 +255,8 @@ def push_folder(folder, repo_id, token=None, commit_message="Upload a DisBack st
         UsageError: the folder holds no student.
         RunError: the upload failed; the message says how to try again.
     """
-    folder, names = Path(folder), published_files(folder, with_path)
+    folder = Path(folder).expanduser()
+    names = published_files(folder, with_path)
     if CONFIG_NAME not in names or not {LORA_NAME, f"{UNET_FOLDER}/config.json"} & set(names):
         raise UsageError(f"{folder} holds no student to upload: {CONFIG_NAME} and {LORA_NAME} or {UNET_FOLDER}/.")
     config = json.dumps(public_config(read_artefact_config(folder)), indent=2) + "\n"

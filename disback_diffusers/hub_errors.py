@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from huggingface_hub.constants import is_offline_mode
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -23,6 +24,8 @@ TOKEN = "the token (--hub_token, token=..., HF_TOKEN or `hf auth login`)"
 @contextmanager
 def reading(source, revision=None):
     """Turn what `huggingface_hub` raises while a repository is read into our own errors.
+
+    That a repository has no such file (`EntryNotFoundError`) passes through.
 
     Args:
         source (`str`): the repository's id.
@@ -50,6 +53,8 @@ def reading(source, revision=None):
         ) from None
     except LocalEntryNotFoundError:
         raise RunError(unreachable(source)) from None
+    except EntryNotFoundError:
+        raise
     except HfHubHTTPError as error:
         if error.response.status_code == 401:
             raise UsageError(f"{source} cannot be read: the Hub does not accept {TOKEN}. Correct it.") from None

@@ -45,7 +45,10 @@ def fetch(source, files, revision=None, **hub):
     if os.path.isdir(source):
         return Path(source)
     if os.path.isfile(source):
-        raise UsageError(f"{source} is a file: give the folder that holds it, {os.path.dirname(source) or '.'}.")
+        raise UsageError(
+            f"{source} is a file: give the folder that holds it, {os.path.dirname(source) or '.'}. A single-file "
+            "checkpoint becomes a folder by StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)."
+        )
     with reading(source, revision):
         return Path(snapshot_download(source, revision=revision, allow_patterns=files, **hub))
 

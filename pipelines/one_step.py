@@ -12,7 +12,7 @@ from disback_diffusers.card import model_card
 from disback_diffusers.errors import UsageError, one_line
 from disback_diffusers.hub import CONFIG_NAME, create_hub_repo, public_config, upload_pipeline, write_artefact_config
 from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
-from disback_diffusers.models.pipeline_files import weights_hint
+from disback_diffusers.models.pipeline_files import refuse_single_file, weights_hint
 
 from .adapters import StudentLoraMixin, fused_copy
 from .artefact import (
@@ -158,6 +158,7 @@ class OneStepPipeline(StudentLoraMixin):
     def _base(cls, artefact, base, revision, hub):
         """The folder with the base model's small files, and its family."""
         try:
+            refuse_single_file(base)
             folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0], CONFIG_NAME], revision, **hub)
             if (folder / CONFIG_NAME).is_file():
                 raise UsageError(f"{base} is a student itself, not the model that it was distilled from.")

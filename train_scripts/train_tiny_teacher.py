@@ -23,6 +23,7 @@ order vae, unet; the judge is independent of both. This is no part of distilling
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -50,13 +51,22 @@ HERE = Path(__file__).parent
 def parse_args(input_args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--train_data", default=str(HERE / "data" / "noto_emoji_32.parquet"), help="Columns image, text."
+        "--train_data",
+        type=os.path.expanduser,
+        default=str(HERE / "data" / "noto_emoji_32.parquet"),
+        help="Columns image, text.",
     )
     parser.add_argument("--output_dir", type=user_path, default=Path("tiny-teacher"))
     parser.add_argument("--parts", nargs="+", choices=("vae", "unet", "judge"), default=("vae", "unet", "judge"))
     parser.add_argument("--vae_steps", type=int, default=4000)
     parser.add_argument("--unet_steps", type=int, default=4500)
     parser.add_argument("--judge_steps", type=int, default=2000)
+    parser.add_argument(
+        "--mixed_precision",
+        choices=("no", "bf16"),
+        default="bf16",
+        help="Twice as fast where the processor has instructions for bf16, many times slower where it has none.",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(input_args)
@@ -116,7 +126,7 @@ def fit(name, parameters, loss_fn, steps, args, learning_rate, ema=None, weight_
     start = time.perf_counter()
     with open(args.output_dir / "training_log.jsonl", "a", encoding="utf-8") as log:
         for step in (bar := tqdm(range(1, steps + 1), desc=name, mininterval=10)):
-            with torch.autocast(args.device, dtype=torch.bfloat16):
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.mixed_precision == "bf16"):
                 losses = loss_fn()
             losses["loss"].backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,9 @@ class PartProcess:
     def run(self, limit, receive):
         """Let it run for at most `limit` seconds; `receive` is called with what it reports. Returns how it ended."""
         end = time.monotonic() + limit
-        try:
+        with suppress(OSError):  # it has ended already, and what it said of that can still be read
             self.pipe.send("go")
+        try:
             while self.pipe.poll(max(0, end - time.monotonic())):
                 message = self.pipe.recv()
                 if "status" in message:

@@ -57,9 +57,10 @@ def open_images(source, flag):
         if not files:
             raise UsageError(f"{flag} {source} holds no image ({', '.join(SUFFIXES)}).")
         return Files(files)
-    if path.suffix == ".parquet" and not path.is_file():
+    is_parquet = path.suffix.lower() == ".parquet"
+    if is_parquet and not path.is_file():
         raise UsageError(f"{flag} {source}: no such file.")
-    if path.exists() and path.suffix != ".parquet":
+    if path.exists() and not is_parquet:
         raise UsageError(f"{flag} {source}: expected a folder of images, a .parquet file or a Hub dataset.")
     return _dataset(path, source, flag)
 
@@ -84,21 +85,24 @@ class Files:
 class Column:
     """Images of a dataset's column."""
 
-    def __init__(self, data, column):
-        self.data, self.column = data, column
+    def __init__(self, data, column, source):
+        self.data, self.column, self.source = data, column, source
 
     def __len__(self):
         return len(self.data)
 
     def __getitem__(self, index):
-        return self.data[index][self.column]
+        image = self.data[index][self.column]
+        if image is None:
+            raise UsageError(f"{self.source} has no image in row {index + 1}: remove the row.")
+        return image
 
 
 def _dataset(path, source, flag):
     import datasets
 
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             data = datasets.load_dataset("parquet", data_files=str(path), split="train")
         else:
             data = datasets.load_dataset(str(source), split="train")
@@ -107,7 +111,7 @@ def _dataset(path, source, flag):
     columns = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
     if not columns:
         raise UsageError(f"{flag} {source} has no column of images (it has {', '.join(data.column_names)}).")
-    return Column(data, columns[0])
+    return Column(data, columns[0], f"{flag} {source}")
 
 
 def features_of(images, extractor, size, count=None, label="features"):

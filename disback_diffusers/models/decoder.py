@@ -1,15 +1,14 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """From latents to images, by the teacher's VAE or another one."""
 
-import os
-
 import torch
 from diffusers import AutoencoderKL
-from huggingface_hub.errors import LocalEntryNotFoundError
 
-from ..errors import UsageError, one_line
+from ..errors import RunError, UsageError, one_line
+from .pipeline_files import PipelineFiles, refuse_single_file
 
 
+FLAG = "--pretrained_vae_model_name_or_path"
 DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
 
 
@@ -28,12 +27,14 @@ class Decoder:
     def __init__(self, source, config, other=None):
         self.source, self.config, self.other, self._vae = source, config, other, None
         if other:
+            self._place = self._find_other()
             self._check_other()
 
     def load(self):
         """The VAE, on the CPU, float32."""
         if self._vae is None and self.other:
-            self._vae = self._of_other(AutoencoderKL.from_pretrained, use_safetensors=True).requires_grad_(False)
+            load, variant = AutoencoderKL.from_pretrained, self._place[1]
+            self._vae = self._of_other(load, variant=variant, use_safetensors=True).requires_grad_(False)
         elif self._vae is None:
             self._vae = self.source.model(AutoencoderKL, "vae")
         return self._vae
@@ -55,15 +56,22 @@ class Decoder:
         ours = self.config["latent_channels"], len(self.config["block_out_channels"])
         if theirs != ours:
             raise UsageError(
-                f"--pretrained_vae_model_name_or_path {self.other} has {theirs[0]} latent channels and {theirs[1]} "
+                f"{FLAG} {self.other} has {theirs[0]} latent channels and {theirs[1]} "
                 f"blocks, the teacher's VAE {ours[0]} and {ours[1]}: it is of another kind of model."
             )
 
-    def _of_other(self, load, **options):
-        subfolder = "vae" if os.path.isdir(os.path.join(self.other, "vae")) else None  # a whole pipeline's, too
+    def _find_other(self):
+        """Subfolder, "" for the top, and variant of the other VAE; of a whole pipeline its own is taken."""
         try:
-            return load(self.other, subfolder=subfolder, **options)
+            refuse_single_file(self.other, "AutoencoderKL")
+            files = PipelineFiles(self.other)
+            folder = "vae" if "vae" in files.folders else ""
+            return folder, files.variant(folder, self.source.variant)
+        except (UsageError, RunError) as error:
+            raise type(error)(f"{FLAG} {error}") from None
+
+    def _of_other(self, load, **options):
+        try:
+            return load(self.other, subfolder=self._place[0], **options)
         except Exception as error:  # of four libraries
-            if isinstance(error.__context__, LocalEntryNotFoundError):
-                error = error.__context__  # no network; diffusers says that there is no such file
-            raise UsageError(f"--pretrained_vae_model_name_or_path {self.other}: {one_line(error)}") from None
+            raise UsageError(f"{FLAG} {self.other}: {one_line(error)}") from None

@@ -9,13 +9,16 @@ from pathlib import Path
 from diffusers import LCMScheduler, StableDiffusionPipeline
 from diffusers.utils import convert_unet_state_dict_to_peft
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..errors import UsageError, one_line
+from ..errors import RunError, UsageError, one_line
 from ..files import LORA_NAME, atomic_write
+from ..hub_errors import reading
 
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # of LCM's boundary conditions, as diffusers' LCMScheduler has them
 
 
@@ -115,6 +118,8 @@ class LcmLora:
 
     def _find(self):
         path = Path(self.source)
+        if path.suffix.lower() in PICKLED:
+            raise self._error("is a pickled file, which may run code when it is loaded: take a .safetensors file.")
         if path.is_dir():
             path = path / LORA_NAME
         if path.is_file():
@@ -122,9 +127,12 @@ class LcmLora:
         if path.suffix == ".safetensors" or path.is_dir() or self.source.startswith((".", "/", "~")):
             raise self._error(f"is no LoRA file and no folder with {LORA_NAME}.")
         try:
-            return hf_hub_download(self.source, LORA_NAME)
-        except Exception as error:  # no such repository, no network, no valid name
-            raise self._error(f"cannot be loaded: {one_line(error)}") from None
+            with reading(self.source):
+                return hf_hub_download(self.source, LORA_NAME)
+        except EntryNotFoundError:
+            raise self._error(f"has no {LORA_NAME}: give the file itself, or a folder with it.") from None
+        except (UsageError, RunError) as error:
+            raise type(error)(f"--lcm_lora {error}") from None
 
     def _read(self, file):
         try:

@@ -58,31 +58,33 @@ class PipelineFiles:
         """The variant to load a part in: the one wanted where the part has it, else None, the plain files.
 
         Args:
-            part (`str`): a folder, such as "unet".
+            part (`str`): a folder, such as "unet", or "" for the top one.
             wanted (`str` or `None`): such as "fp16".
 
         Raises:
             UsageError: the part has no safetensors files of either kind; says what it has instead.
         """
-        inside = [name.removeprefix(f"{part}/") for name in self.names if name.startswith(f"{part}/")]
+        place = f"{part}/" if part else ""
+        inside = [name.removeprefix(place) for name in self.names if name.startswith(place)]
         found = [match for match in map(WEIGHTS.fullmatch, inside) if match]
         variants = [match["variant"] for match in found if match["format"] == "safetensors"]
         if wanted in variants:
             return wanted
         if None in variants:
             return None
+        where = f"{self.source} has {{}} in {place or './'}"
         if variants:
             raise UsageError(
-                f"{self.source} has its weights in {part}/ as variant {variants[0]} only: try --variant {variants[0]} "
+                f"{where.format('weights')} as variant {variants[0]} only: try --variant {variants[0]} "
                 f'(variant="{variants[0]}" in Python).'
             )
         if found:
             raise UsageError(
-                f"{self.source} has no safetensors in {part}/, only .{found[0]['format']} files, which may run code "
-                "when they are loaded. If you trust them, convert them once: "
+                f"{where.format('no safetensors')}, only .{found[0]['format']} files, which are pickled and may run "
+                "code when they are loaded. If you trust them, convert them once: "
                 "DiffusionPipeline.from_pretrained(..., use_safetensors=False).save_pretrained(FOLDER)."
             )
-        raise UsageError(f"{self.source} has no weights in {part}/: complete the folder, or download it again.")
+        raise UsageError(f"{where.format('no weights')}: complete the folder, or download it again.")
 
 
 def weights_hint(source, variant=None, revision=None):
@@ -98,17 +100,24 @@ def weights_hint(source, variant=None, revision=None):
     return None
 
 
-def refuse_single_file(source):
-    """Raise a UsageError for a single-file checkpoint, there or not; it says how to make a folder of it."""
+def refuse_single_file(source, cls="StableDiffusionPipeline"):
+    """Raise a UsageError for a single-file checkpoint, there or not; it says how to make a folder of it.
+
+    Args:
+        source (`str`): file, folder or Hub id.
+        cls (`str`): the class that loads such a file.
+    """
     suffix = Path(source).suffix.lower()
-    if suffix not in SINGLE_FILES:
+    if suffix not in SINGLE_FILES or os.path.isdir(source):
         return
-    remedy = "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) (SDXL: StableDiffusionXLPipeline)"
+    remedy = f"{cls}.from_single_file(FILE).save_pretrained(FOLDER)"
+    if cls == "StableDiffusionPipeline":
+        remedy += " (SDXL: StableDiffusionXLPipeline)"
     if suffix == ".safetensors":
-        raise UsageError(f"{source} is a single file; make a pipeline folder of it: {remedy}.")
+        raise UsageError(f"{source} is a single file; make a folder of it: {remedy}.")
     raise UsageError(
         f"{source} is a pickled file ({suffix}), which may run code when it is loaded. Take the model's .safetensors "
-        f"file and make a pipeline folder of it: {remedy}."
+        f"file and make a folder of it: {remedy}."
     )
 
 

@@ -1,12 +1,13 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Another UNet than the teacher's for a full student to start as, such as a smaller one."""
 
-from pathlib import Path
+import os
 
 import torch
 from diffusers import UNet2DConditionModel
 
-from ..errors import UsageError, one_line
+from ..errors import RunError, UsageError, one_line
+from .pipeline_files import PipelineFiles, refuse_single_file
 
 
 # What must be equal in two UNets for one to take the place of the other in a pipeline.
@@ -34,17 +35,24 @@ class StudentUNet:
     Args:
         name (`str`): folder or Hub id of a UNet, or of a pipeline with one.
         teacher_config (`dict`): of the teacher's UNet.
+        variant (`str`, *optional*): of the weights, where there are such files.
 
     Raises:
         UsageError: there is none, or one that cannot take the place of the teacher's.
+        RunError: the Hub cannot be reached and the cache does not hold it.
     """
 
-    def __init__(self, name, teacher_config):
+    def __init__(self, name, teacher_config, variant=None):
         self.name = name
-        self._subfolder, config = self._find()
+        self._subfolder, self._variant = self._find(variant)
         try:
+            config = UNet2DConditionModel.load_config(name, subfolder=self._subfolder)
+            if config.get("_class_name") != "UNet2DConditionModel":
+                raise self._error(f"is a {config.get('_class_name')}: a UNet2DConditionModel is needed.")
             with torch.device("meta"):
                 unet = UNet2DConditionModel.from_config(config)
+        except UsageError:
+            raise
         except Exception as error:  # settings that contradict each other, or are of another class
             raise self._error(f"has no valid config: {one_line(error)}") from None
         self.config = {**unet.config, "sample_size": teacher_config["sample_size"]}
@@ -58,26 +66,23 @@ class StudentUNet:
     def _error(self, message):
         return UsageError(f"--student_unet {self.name} {message}")
 
-    def _find(self):
-        """The subfolder it lies in, and its config."""
-        reasons, folder = [], Path(self.name)
-        is_unet = folder.is_dir() and not (folder / "unet").is_dir()
-        for subfolder in (None,) if is_unet else ("unet", None):
-            try:
-                config = UNet2DConditionModel.load_config(self.name, subfolder=subfolder)
-            except Exception as error:  # no such folder or repository, no network, no JSON
-                reasons.append(one_line(error))
-                continue
-            if config.get("_class_name") != "UNet2DConditionModel":
-                raise self._error(f"is a {config.get('_class_name')}: a UNet2DConditionModel is needed.")
-            return subfolder, config
-        raise self._error(f"holds no UNet: {reasons[0]}")
+    def _find(self, variant):
+        """The subfolder it is in, "" for the top, and the variant to load."""
+        try:
+            refuse_single_file(self.name, "UNet2DConditionModel")
+            files = PipelineFiles(self.name)
+            for folder in ("unet", ""):
+                if os.path.join(folder, "config.json") in files.names:
+                    return folder, files.variant(folder, variant)
+        except (UsageError, RunError) as error:
+            raise type(error)(f"--student_unet {error}") from None
+        raise self._error("holds no UNet: there is no unet/config.json and no config.json.")
 
     def load(self):
-        """The UNet, float32, on the CPU. Raises a UsageError where its weights are missing, broken or pickled."""
-        load = UNet2DConditionModel.from_pretrained
+        """The UNet, float32, on the CPU. Raises a UsageError where its weights are broken."""
+        options = {"subfolder": self._subfolder, "variant": self._variant, "use_safetensors": True}
         try:
-            unet = load(self.name, subfolder=self._subfolder, use_safetensors=True, dtype=torch.float32)
+            unet = UNet2DConditionModel.from_pretrained(self.name, dtype=torch.float32, **options)
         except Exception as error:  # as above
             raise self._error(f"cannot be loaded: {one_line(error)}") from None
         missing = [name for name, parameter in unet.named_parameters() if parameter.is_meta]

@@ -213,7 +213,7 @@ class DistillationArguments:
         for name in names(local=True):
             if getattr(self, name):
                 setattr(self, name, os.path.expanduser(getattr(self, name)))
-        if len(self.validation_prompts) == 1 and self.validation_prompts[0].endswith(".txt"):
+        if len(self.validation_prompts) == 1 and self.validation_prompts[0].lower().endswith(".txt"):
             self.validation_prompts = [os.path.expanduser(self.validation_prompts[0])]
         if self.report_to == ["none"]:  # as transformers has it
             self.report_to = []

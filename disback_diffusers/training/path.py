@@ -63,7 +63,7 @@ class DegradationPath:
         Raises:
             UsageError: no or a broken manifest, a missing or changed node file, or another base.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         if not (folder / MANIFEST).is_file() and (folder / "degradation" / MANIFEST).is_file():
             folder = folder / "degradation"
         file = folder / MANIFEST

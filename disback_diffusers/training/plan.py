@@ -69,7 +69,7 @@ def count_parameters(module):
 
 def meta_student(args, teacher):
     """The UNet of a full student on the meta device."""
-    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config)
+    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config, args.variant)
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(other.config if other else teacher.unet_config)
 

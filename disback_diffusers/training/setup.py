@@ -46,7 +46,7 @@ def prepare(args, teacher_class):
     if args.lcm_lora:
         LcmLora(args.lcm_lora, teacher.unet_config)
     if args.student_unet:
-        StudentUNet(args.student_unet, teacher.unet_config)
+        StudentUNet(args.student_unet, teacher.unet_config, args.variant)
     if not args.dry_run:  # which may plan for another machine
         optimizer_class(args.use_8bit_adam)
         _check_xformers(args)
@@ -213,7 +213,7 @@ def build(args, teacher, prompts, accelerator, folder):
 
 
 def _student_unet(args, teacher):
-    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config)
+    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config, args.variant)
     return (other.load() if other else teacher.load_unet()).eval().requires_grad_(True)
 
 

@@ -22,7 +22,7 @@ NOT_SHOWN = (
 
 def validation_prompts(given, prompts, n=8):
     """The prompts to draw: those given, or those of one .txt file, or `n` spread evenly over the training prompts."""
-    if len(given) == 1 and given[0].endswith(".txt"):
+    if len(given) == 1 and given[0].lower().endswith(".txt"):
         return load_prompts(given[0], flag="--validation_prompts")
     n = min(n, len(prompts))
     return given or [prompts[i * len(prompts) // n] for i in range(n)]

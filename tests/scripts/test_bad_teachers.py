@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel, CLIPTextModel
 from disback_diffusers import UsageError
 from disback_diffusers.models.distilled import signs_of_distillation
 from disback_diffusers.models.pipeline_files import PipelineFiles
+from disback_diffusers.models.student_unet import StudentUNet
 from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
 
 
@@ -45,8 +46,10 @@ def refused(fails):
 
 def test_weights_of_another_variant_only(refused, files):
     build_sd().save_pretrained(files / "fp16", variant="fp16")
-    refused("--pretrained_teacher_model fp16", "unet/ as variant fp16 only", "--variant fp16")
-    refused("--pretrained_teacher_model fp16 --variant bf16", "unet/ as variant fp16 only", "--variant fp16")
+    refused("--pretrained_teacher_model fp16", "weights in unet/ as variant fp16 only", "--variant fp16")
+    refused(
+        "--pretrained_teacher_model fp16 --variant bf16", "weights in unet/ as variant fp16 only", "--variant fp16"
+    )
 
 
 def test_a_variant_that_no_part_has(refused):
@@ -89,6 +92,35 @@ def test_names_of_weight_files(tmp_path, names, wanted, expected):
     else:
         with pytest.raises(UsageError, match=expected):
             files.variant("unet", wanted)
+
+
+def test_another_unet_or_vae(fails, files, small_unet):
+    """They are looked at as the teacher is."""
+    other = build_sd(seed=3)
+    other.unet.save_pretrained("unet16", variant="fp16")
+    other.vae.save_pretrained("vae16", variant="fp16")
+    for flags in ("--student full --student_unet {}16", "--pretrained_vae_model_name_or_path {}16"):
+        name = "unet" if "student" in flags else "vae"
+        fails(flags.format(name), f"{name}16 has weights in ./ as variant fp16 only")
+        fails(
+            flags.format(name).replace("16", ".safetensors"),
+            f"{name}.safetensors is a single file",
+            "from_single_file",
+        )
+        fails(flags.format(name).replace("16", ".ckpt"), f"{name}.ckpt is a pickled file")
+    fails("--lcm_lora lora.bin", "--lcm_lora lora.bin is a pickled file")
+
+
+def test_the_variant_is_also_that_of_another_unet_and_vae(files):
+    build_sd().save_pretrained("teacher16", variant="fp16")
+    other = build_sd(seed=3)
+    other.unet.save_pretrained("unet16", variant="fp16")
+    other.vae.save_pretrained("vae", variant="none")  # no such file: its plain one is taken
+    other.vae.save_pretrained("vae")
+    teacher = StableDiffusionTeacher("teacher16", variant="fp16", vae="vae")
+    assert torch.equal(teacher.load_vae().decoder.conv_in.weight, other.vae.decoder.conv_in.weight)
+    student = StudentUNet("unet16", teacher.unet_config, "fp16").load()
+    assert torch.equal(student.conv_in.weight, other.unet.conv_in.weight)
 
 
 def test_pickled_weights(refused, files):

@@ -44,32 +44,40 @@ def test_a_token_that_is_not_accepted_is_told_before_anything_is_written(hub, fi
     assert not (files / "out").exists() and "alice/out" not in hub.commits
 
 
-def dry_run(*words, **environment):
-    command = [sys.executable, str(SCRIPT), *quick_words(*words, "--dry_run")]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600)
+RUNS = """
+import json, sys
+from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.training.command_line import parse_args
+from disback_diffusers.training.distill import run_script
+
+commands = json.loads(sys.argv[1])
+sys.argv[0] = "train_disback_sd.py"
+for words in commands:
+    code = run_script(lambda: parse_args(words), StableDiffusionTeacher)
+    print(f"code {code}", file=sys.stderr, flush=True)
+"""
 
 
-@pytest.mark.parametrize(
-    "words, code, expected",
-    [
-        (["--hub_token", OWNER], 0, []),
-        (["--hub_token", "hf_wrong"], 2, ["alice/private cannot be read", "does not accept", "--hub_token"]),
-        ([], 2, ["alice/private is neither a folder nor a repository", "token"]),
-    ],
-)
-def test_the_token_is_used_for_reading(hub, words, code, expected):
+def test_the_token_and_the_revision_are_used_for_reading(hub):
     hub.add_repo("alice/private", hub.files("alice/teacher"), private=True)
-    run = dry_run("--pretrained_teacher_model", "alice/private", *words, HF_TOKEN="")
-    assert run.returncode == code, run.stderr
-    if code:
-        check_message(run.stderr, "--pretrained_teacher_model", *expected)
-    assert "HTTP Request" not in run.stderr + run.stdout  # of the Hub's client
-
-
-def test_another_revision_and_a_missing_one(hub):
     revision = hub.commits["alice/teacher"][0][0]
-    words = ["--pretrained_teacher_model", "alice/teacher", "--teacher_revision"]
-    assert dry_run(*words, revision).returncode == 0
-    run = dry_run(*words, "v7")
-    assert run.returncode == 2
-    check_message(run.stderr, "alice/teacher on the Hub has no revision v7")
+    private, public = (["--pretrained_teacher_model", f"alice/{name}"] for name in ("private", "teacher"))
+    cases = [
+        ([*private, "--hub_token", OWNER], 0, []),
+        ([*private, "--hub_token", "hf_wrong"], 2, ["alice/private cannot be read", "does not accept", "--hub_token"]),
+        (private, 2, ["alice/private is neither a folder nor a repository", "token"]),
+        ([*public, "--teacher_revision", revision], 0, []),
+        ([*public, "--teacher_revision", "v7"], 2, ["alice/teacher on the Hub has no revision v7"]),
+        ([*public, "--lcm_lora", "alice/teacher"], 2, ["--lcm_lora alice/teacher has no pytorch_lora_weights"]),
+        ([*public, "--student", "full", "--student_unet", "alice/no"], 2, ["--student_unet alice/no is neither"]),
+    ]
+    commands = json.dumps([quick_words(*words, "--dry_run") for words, _, _ in cases])
+    environment = {**os.environ, "HF_TOKEN": ""}
+    run = subprocess.run([sys.executable, "-c", RUNS, commands], env=environment, capture_output=True, text=True)
+    printed = run.stderr.split("code ")
+    assert len(printed) == len(cases) + 1, run.stderr
+    for i, (_, code, expected) in enumerate(cases):
+        assert printed[i + 1].startswith(str(code)), printed[i]
+        if code:
+            check_message(printed[i], *expected)
+    assert "HTTP Request" not in run.stderr + run.stdout  # of the Hub's client

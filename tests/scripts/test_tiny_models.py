@@ -34,14 +34,16 @@ def images(pipe, **kwargs):
 
 
 def test_the_tiny_teacher_and_its_judge(train):
-    folder = train("train_tiny_teacher.py", *"--vae_steps 2 --unet_steps 2 --judge_steps 2".split())
-    assert StableDiffusionTeacher(str(folder / "teacher")).default_resolution == 32
+    folder = train(
+        "train_tiny_teacher.py", *"--vae_steps 2 --unet_steps 2 --judge_steps 2 --mixed_precision no".split()
+    )
+    assert StableDiffusionTeacher(str(folder / "teacher")).default_resolution == "32x32"
     assert images(DiffusionPipeline.from_pretrained(folder / "teacher")).shape == (2, 3, 32, 32)
     assert Judge(folder / "judge").text_features(["cat face"]).isfinite().all()
 
 
 def test_the_tiny_sdxl_teacher(train):
-    folder = train("train_tiny_sdxl_teacher.py", "--steps", "2")
+    folder = train("train_tiny_sdxl_teacher.py", "--steps", "2", "--mixed_precision", "no")
     teacher = StableDiffusionXLTeacher(str(folder))
     assert [bucket.latent_shape for bucket in teacher.buckets(["32", "48x32"])] == [(4, 8, 8), (4, 8, 12)]
     assert images(DiffusionPipeline.from_pretrained(folder), height=32, width=48).shape == (2, 3, 32, 48)
