@@ -70,7 +70,7 @@ def main():
     if args.student:
         emoji.measure("student, 1 step", DisBackPipeline.from_pretrained(args.student), **size)
     if args.keep:
-        emoji.report(KEPT, width=args.width, sha256=embedded_hash())
+        emoji.report(KEPT, sheet=False, width=args.width, sha256=embedded_hash())
     else:
         emoji.report(args.output or Path(args.student or ".") / "report.json", width=args.width, student=config)
 

@@ -78,7 +78,7 @@ class Emoji:
         print(f"{label:44} {fd:10.3f} {retrieval:10.1%} {seconds:10.4f}{note}", flush=True)
         return images
 
-    def report(self, output, **more):
+    def report(self, output, sheet=True, **more):
         """Write the rows, and `more`, to a JSON file, and the contact sheet to a PNG file beside it."""
         record = {
             "rows": self.rows,
@@ -94,5 +94,7 @@ class Emoji:
             **more,
         }
         output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        contact_sheet(self.sheet, [self.prompts[i] for i in self.shown]).save(output.with_suffix(".png"))
-        print(f"{output} and {output.with_suffix('.png')} are written.")
+        print(f"{output} is written.")
+        if sheet:
+            contact_sheet(self.sheet, [self.prompts[i] for i in self.shown]).save(output.with_suffix(".png"))
+            print(f"{output.with_suffix('.png')} is written.")

@@ -278,8 +278,9 @@ def upload_pipeline(folder, repo_id, token=None, commit_message=None, create_pr=
     Raises:
         RunError: the upload failed.
     """
-    place, files = f"{subfolder}/" if subfolder else "", [file for file in Path(folder).rglob("*") if file.is_file()]
-    content = {place + file.relative_to(folder).as_posix(): str(file) for file in files}
+    names = [file.relative_to(folder) for file in Path(folder).rglob("*") if file.is_file()]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]  # .git, caches
+    content = {(Path(subfolder or "") / name).as_posix(): str(Path(folder) / name) for name in names}
     message = commit_message or "Upload a DisBack student"
     return _commit(content, repo_id, token, "Try again later.", commit_message=message, create_pr=create_pr)
 

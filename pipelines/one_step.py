@@ -263,7 +263,8 @@ class OneStepPipeline(StudentLoraMixin):
 
     def _save(self, folder, repo_id, variant=None, **kwargs):
         self._warn_if_student_is_off()
-        config = {key: value for key, value in self._artefact_config.items() if not key.startswith("lora_")}
+        of_the_base = ("lora_rank", "lora_alpha", "variant")
+        config = {key: value for key, value in self._artefact_config.items() if key not in of_the_base}
         config |= {"pipeline": self.stock_class.__name__, "student": "full"}
         config |= {"conditioning_timestep": self.conditioning_timestep, **({"variant": variant} if variant else {})}
         config = public_config(config)

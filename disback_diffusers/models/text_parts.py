@@ -83,10 +83,14 @@ class TextPart:
         return "all of them together"
 
 
-def count_longer(tokenizer, prompts):
+def count_longer(tokenizer, prompts, batch_size=10_000):
     """How many prompts have more tokens than `model_max_length`."""
-    ids = tokenizer(prompts, verbose=False).input_ids
-    return sum(len(one) > tokenizer.model_max_length for one in ids)
+    length, count = tokenizer.model_max_length, 0
+    prompts = [prompt for prompt in prompts if len(prompt.encode()) > length - 2]  # a token has at least one byte
+    for i in range(0, len(prompts), batch_size):
+        ids = tokenizer(prompts[i : i + batch_size], verbose=False).input_ids
+        count += sum(len(one) > length for one in ids)
+    return count
 
 
 @contextmanager

@@ -66,6 +66,8 @@ def prepare(args, teacher_class):
     if accelerator.is_main_process:
         for warning in teacher.warnings:
             logger.warning(warning)
+        if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+            logger.warning("accelerate's dynamo_backend has no effect here: --compile compiles the UNet.")
         if long:
             logger.warning(
                 f"{long:,} of {len(prompts):,} prompts are longer than the {teacher.prompt_tokens} tokens that are "

@@ -85,3 +85,12 @@ def test_boundary_conditions_are_diffusers_own(timestep):
 
     skip, out = LCMScheduler().get_scalings_for_boundary_condition_discrete(torch.tensor(timestep))
     assert boundary_scalings(timestep) == (pytest.approx(skip.item()), pytest.approx(out.item()))
+
+
+def test_a_dora_is_refused(roles, tmp_path):
+    file = save_kohya(tmp_path / "lcm", roles)
+    state = load_file(file)
+    layer = next(iter(state)).split(".")[0]
+    save_file({**state, f"{layer}.dora_scale": torch.ones(4)}, file)
+    with pytest.raises(UsageError, match=f"is a DoRA: it has 1 scales such as {layer}.dora_scale"):
+        LcmLora(str(file), roles.unet.config)

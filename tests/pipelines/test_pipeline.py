@@ -189,6 +189,47 @@ def test_variant_is_the_base_s(epsilon, tmp_path):
         assert torch.allclose(image(pipe), image(epsilon.pipe(kind)), atol=1e-5)
 
 
+def test_the_recorded_variant_is_that_of_the_recorded_base(epsilon, lora, tmp_path):
+    half = tmp_path / "half"
+    StableDiffusionPipeline.from_pretrained(epsilon.base).save_pretrained(half, variant="fp16")
+    config = json.loads((lora / CONFIG_NAME).read_text())
+    (lora / CONFIG_NAME).write_text(json.dumps({**config, "base_model": str(half), "variant": "fp16"}))
+    pipe, expected = DisBackPipeline.from_pretrained(lora), image(epsilon.pipe("lora"))
+    assert torch.allclose(image(pipe), expected, atol=1e-5)
+    DisBackPipeline.from_pretrained(lora, epsilon.base)  # another base, which has no such variant
+    for name, variant in (("plain", None), ("fp16", "fp16")):
+        pipe.save_pretrained(tmp_path / name, variant=variant)
+        assert torch.allclose(image(DisBackPipeline.from_pretrained(tmp_path / name)), expected, atol=1e-4)
+    (lora / CONFIG_NAME).write_text(json.dumps({**config, "base_model": str(half)}))
+    with pytest.raises(UsageError, match='weights in .*/ as variant fp16 only: .*variant="fp16" in Python'):
+        DisBackPipeline.from_pretrained(lora)
+
+
+def test_a_student_is_no_base(epsilon, tmp_path):
+    for kind in ("lora", "unet"):
+        with pytest.raises(UsageError, match="full is a student itself, .* base_model="):
+            DisBackPipeline.from_pretrained(epsilon.folders[kind], epsilon.folders["full"])
+
+
+@pytest.mark.parametrize("file", [LORA_NAME, "unet/diffusion_pytorch_model.safetensors"])
+def test_a_file_instead_of_its_folder(epsilon, file):
+    folder = epsilon.folders["lora" if file == LORA_NAME else "unet"]
+    with pytest.raises(UsageError, match="is a file: give the folder that holds it"):
+        DisBackPipeline.from_pretrained(folder / file)
+    with pytest.raises(UsageError, match="single file; make a folder of it"):
+        DisBackPipeline.from_pretrained(epsilon.folders["lora"], "models/sd.safetensors")
+
+
+def test_a_dora_is_refused(lora):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(lora / LORA_NAME)
+    key = next(key for key in state if key.endswith("lora_A.weight"))
+    save_file({**state, key.replace("lora_A.weight", "dora_scale"): torch.ones(1)}, lora / LORA_NAME)
+    with pytest.raises(UsageError, match=f"{LORA_NAME} is a DoRA: it has 1 scales"):
+        DisBackPipeline.from_pretrained(lora)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Which base
 
