@@ -116,6 +116,13 @@ def test_timestep_out_of_range(timestep):
         one_step_scheduler(build_sd().scheduler, timestep)
 
 
+def test_an_epsilon_student_does_not_start_from_pure_noise():
+    parts = build_sd(rescale_betas_zero_snr=True).components
+    for few_step in (False, True):
+        with pytest.raises(UsageError, match="timestep 999 is pure noise"):
+            DisBackPipeline(**parts, conditioning_timestep=999, few_step=few_step)
+
+
 def test_loading_and_calling_is_one_forward_without_a_warning(epsilon, warned):
     pipe, calls = quiet(DisBackPipeline.from_pretrained(epsilon.folders["lora"])), []
     pipe.unet.register_forward_pre_hook(lambda module, args: calls.append((args[0].shape[0], int(args[1]))))
