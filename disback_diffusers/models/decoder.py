@@ -27,14 +27,13 @@ class Decoder:
     def __init__(self, source, config, other=None):
         self.source, self.config, self.other, self._vae = source, config, other, None
         if other:
-            self._place = self._find_other()
             self._check_other()
 
     def load(self):
         """The VAE, on the CPU, float32."""
         if self._vae is None and self.other:
-            load, variant = AutoencoderKL.from_pretrained, self._place[1]
-            self._vae = self._of_other(load, variant=variant, use_safetensors=True).requires_grad_(False)
+            options = {"variant": self._variant, "use_safetensors": True}
+            self._vae = self._of_other(AutoencoderKL.from_pretrained, **options).requires_grad_(False)
         elif self._vae is None:
             self._vae = self.source.model(AutoencoderKL, "vae")
         return self._vae
@@ -50,28 +49,28 @@ class Decoder:
         return (images / 2 + 0.5).clamp(0, 1)
 
     def _check_other(self):
-        """By its config alone."""
+        """By its config and the names of its files; of a whole pipeline its own VAE is taken."""
+        try:
+            refuse_single_file(self.other, "AutoencoderKL")
+            files = PipelineFiles(self.other)
+        except (UsageError, RunError) as error:
+            raise type(error)(f"{FLAG} {error}") from None
+        self._subfolder = "vae" if "vae" in files.folders else ""
         config = self._of_other(AutoencoderKL.load_config)
         theirs = config.get("latent_channels", 4), len(config.get("block_out_channels", (64,)))
         ours = self.config["latent_channels"], len(self.config["block_out_channels"])
         if theirs != ours:
             raise UsageError(
-                f"{FLAG} {self.other} has {theirs[0]} latent channels and {theirs[1]} "
-                f"blocks, the teacher's VAE {ours[0]} and {ours[1]}: it is of another kind of model."
+                f"{FLAG} {self.other} has {theirs[0]} latent channels and {theirs[1]} blocks, the teacher's VAE "
+                f"{ours[0]} and {ours[1]}: it is of another kind of model."
             )
-
-    def _find_other(self):
-        """Subfolder, "" for the top, and variant of the other VAE; of a whole pipeline its own is taken."""
         try:
-            refuse_single_file(self.other, "AutoencoderKL")
-            files = PipelineFiles(self.other)
-            folder = "vae" if "vae" in files.folders else ""
-            return folder, files.variant(folder, self.source.variant)
-        except (UsageError, RunError) as error:
-            raise type(error)(f"{FLAG} {error}") from None
+            self._variant = files.variant(self._subfolder, self.source.variant)
+        except UsageError as error:
+            raise UsageError(f"{FLAG} {error}") from None
 
     def _of_other(self, load, **options):
         try:
-            return load(self.other, subfolder=self._place[0], **options)
+            return load(self.other, subfolder=self._subfolder, **options)
         except Exception as error:  # of four libraries
-            raise UsageError(f"{FLAG} {self.other}: {one_line(error)}") from None
+            raise UsageError(f"{FLAG} {self.other} cannot be loaded: {one_line(error)}") from None

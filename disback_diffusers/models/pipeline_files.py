@@ -44,6 +44,8 @@ class PipelineFiles:
             self.names = _tree(source)
             return
         refuse_single_file(source)
+        if os.path.isfile(source):
+            raise UsageError(f"{source} is a file: give a pipeline folder or a Hub id.")
         if source.startswith((".", "/", "~")) or source.count("/") > 1:
             raise UsageError(f"{source} is no folder: give a pipeline folder or a Hub id.")
         with reading(source, revision):

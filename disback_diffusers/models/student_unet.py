@@ -1,8 +1,6 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Another UNet than the teacher's for a full student to start as, such as a smaller one."""
 
-import os
-
 import torch
 from diffusers import UNet2DConditionModel
 
@@ -44,39 +42,43 @@ class StudentUNet:
 
     def __init__(self, name, teacher_config, variant=None):
         self.name = name
-        self._subfolder, self._variant = self._find(variant)
-        try:
-            config = UNet2DConditionModel.load_config(name, subfolder=self._subfolder)
-            if config.get("_class_name") != "UNet2DConditionModel":
-                raise self._error(f"is a {config.get('_class_name')}: a UNet2DConditionModel is needed.")
-            with torch.device("meta"):
-                unet = UNet2DConditionModel.from_config(config)
-        except UsageError:
-            raise
-        except Exception as error:  # settings that contradict each other, or are of another class
-            raise self._error(f"has no valid config: {one_line(error)}") from None
-        self.config = {**unet.config, "sample_size": teacher_config["sample_size"]}
+        files = self._files()
+        self._subfolder = "unet" if "unet/config.json" in files.names else ""
+        self.config = {**self._read_config(), "sample_size": teacher_config["sample_size"]}
         for key in UNET_INTERFACE:
             if self.config[key] != teacher_config[key]:
                 raise self._error(
                     f"has {key} {self.config[key]}, the teacher's UNet {teacher_config[key]}: it cannot take its "
                     "place. Give a UNet of the same kind of model."
                 )
+        try:
+            self._variant = files.variant(self._subfolder, variant)
+        except UsageError as error:
+            raise UsageError(f"--student_unet {error}") from None
 
     def _error(self, message):
         return UsageError(f"--student_unet {self.name} {message}")
 
-    def _find(self, variant):
-        """The subfolder it is in, "" for the top, and the variant to load."""
+    def _files(self):
         try:
             refuse_single_file(self.name, "UNet2DConditionModel")
             files = PipelineFiles(self.name)
-            for folder in ("unet", ""):
-                if os.path.join(folder, "config.json") in files.names:
-                    return folder, files.variant(folder, variant)
         except (UsageError, RunError) as error:
             raise type(error)(f"--student_unet {error}") from None
-        raise self._error("holds no UNet: there is no unet/config.json and no config.json.")
+        if not {"unet/config.json", "config.json"}.intersection(files.names):
+            raise self._error("holds no UNet: there is no unet/config.json and no config.json.")
+        return files
+
+    def _read_config(self):
+        """All settings of the UNet (`dict`)."""
+        try:
+            config = UNet2DConditionModel.load_config(self.name, subfolder=self._subfolder)
+            if config.get("_class_name") == "UNet2DConditionModel":
+                with torch.device("meta"):
+                    return dict(UNet2DConditionModel.from_config(config).config)
+        except Exception as error:  # settings that contradict each other, or are of another class
+            raise self._error(f"has no valid config: {one_line(error)}") from None
+        raise self._error(f"is a {config.get('_class_name')}: a UNet2DConditionModel is needed.")
 
     def load(self):
         """The UNet, float32, on the CPU. Raises a UsageError where its weights are broken."""

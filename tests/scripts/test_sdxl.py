@@ -83,7 +83,7 @@ def test_a_vae_of_another_kind(fails, files):
 
 def test_a_vae_that_cannot_be_fetched(fails, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    fails("--pretrained_vae_model_name_or_path someone/some-vae", "someone/some-vae", "check your connection")
+    fails("--pretrained_vae_model_name_or_path someone/some-vae", "someone/some-vae", "HF_HUB_OFFLINE", code=1)
 
 
 def test_the_other_family(fails, sd_folder, sdxl_folder):
