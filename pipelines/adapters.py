@@ -94,6 +94,14 @@ class StudentLoraMixin:
             if model is not self.unet:
                 remove_adapters(model)
 
+    def delete_adapters(self, adapter_names):
+        """As in diffusers, with a warning where the student is among them."""
+        super().delete_adapters(adapter_names)
+        if ADAPTER in ([adapter_names] if isinstance(adapter_names, str) else adapter_names):
+            logger.warning(
+                f'The student\'s LoRA "{ADAPTER}" is deleted: the undistilled base model draws from now on.'
+            )
+
     def _warn_if_student_is_off(self):
         if ADAPTER in adapters(self.unet) and not self._student_acts():
             logger.warning(

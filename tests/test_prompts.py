@@ -112,6 +112,8 @@ WRONG = [
     ("c.csv", "text\n", "holds no prompt: it is empty"),
     ("p.jsonl", '{"text": "a"}\n{"txt": "b"}\n', "no column 'text' in row 2 (it has txt)"),
     ("p.jsonl", '{"text": "a"}\n{"text": 3}\n', "column 'text' is no text in row 2"),
+    ("p.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}\n', "more than one 'text' in row 2"),
+    ("p.json", '[{"text": "b", "text": "c"}]', "more than one 'text' in row 1"),
     ("p.jsonl", '{"text": "a"}\n["b"]\n', "no column 'text' in row 2 (it is no object)"),
     ("p.jsonl", '{"text": "a"}\n{"text": \n', "no JSON in line 2"),
     ("p.jsonl", '{"text": "a \\ud83d cat"}\n', r"row 1 has \ud83d, which is half a character (a lone surrogate)"),
@@ -143,6 +145,16 @@ def test_an_empty_parquet_file_is_said_to_be_empty(tmp_path):
         pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], kind)}), tmp_path / "z.parquet")
         with pytest.raises(UsageError, match="z.parquet holds no prompt: it is empty"):
             load_prompts(str(tmp_path / "z.parquet"))
+
+
+def test_a_parquet_file_with_a_column_twice(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table([["a"], ["b"]], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match="more than one column 'text'"):
+        load_prompts(str(tmp_path / "t.parquet"))
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "missing.parquet", "./missing", "a/b/c", "~/missing.csv"])

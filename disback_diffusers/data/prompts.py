@@ -96,7 +96,7 @@ def _json_lines(path, column, flag):
     # Not splitlines(): JSON strings may hold the other line separators of Unicode.
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
+            rows += [json.loads(line, object_pairs_hook=_Object)] if line.strip() else []
         except json.JSONDecodeError as error:
             raise UsageError(f"{flag} has no JSON in line {number}: {error.msg}.") from None
     return _column(rows, column, flag)
@@ -105,7 +105,7 @@ def _json_lines(path, column, flag):
 def _json(path, column, flag):
     """A list of texts or of objects, or an object of columns; or JSON lines under this suffix."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return _json_lines(path, column, flag)
@@ -119,8 +119,18 @@ def _json(path, column, flag):
     return _column(content, column, flag)
 
 
+class _Object(dict):
+    """A JSON object that knows which of its keys it has twice."""
+
+    def __init__(self, pairs):
+        super().__init__(pairs)
+        self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
+
+
 def _column(rows, column, flag):
     for number, row in enumerate(rows, 1):
+        if column in getattr(row, "twice", ()):
+            raise UsageError(f"{flag} has more than one '{column}' in row {number}: correct the file.")
         if not isinstance(row, dict) or column not in row:
             have = f"it has {', '.join(map(str, row))}" if isinstance(row, dict) else "it is no object"
             raise UsageError(
@@ -244,5 +254,7 @@ def _webdataset(data, column, flag):
 
 
 def _check_columns(have, column, flag):
+    if list(have).count(column) > 1:
+        raise UsageError(f"{flag} has more than one column '{column}': set --caption_column, or correct the file.")
     if column not in have:
         raise UsageError(f"{flag} has no column '{column}' (it has {', '.join(have)}): set --caption_column.")

@@ -18,10 +18,21 @@ from .arguments import DistillationArguments
 FALSE_WORDS = {"mixed_precision": "no", "cache_text_embeddings": "off"}
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that is there twice is an error; the last one would win without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"'{key}' is there twice")
+        return super().construct_mapping(node, deep)
+
+
 def _read_config(file):
     """A YAML file of flag names and values, as command-line words."""
     try:
-        values = yaml.safe_load(Path(os.path.expanduser(file)).read_text(encoding="utf-8")) or {}
+        values = yaml.load(Path(os.path.expanduser(file)).read_text(encoding="utf-8"), _UniqueKeys) or {}
     except OSError as error:
         raise UsageError(f"--config {file}: {error.strerror}.") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter: no UTF-8, or a date that is none

@@ -127,6 +127,14 @@ def test_the_undistilled_base_is_not_drawn_without_a_word(pipe, styles, draw, wa
     assert any('LoRA "disback" is not active' in message for message in warned())
 
 
+def test_deleting_the_student_is_said(pipe, styles, warned):
+    pipe.load_lora_weights(styles[0], adapter_name="style")
+    pipe.delete_adapters("style")
+    assert not any("disback" in message for message in warned())
+    pipe.delete_adapters(["disback"])
+    assert any('LoRA "disback" is deleted' in message for message in warned())
+
+
 def test_one_scale_for_all_loras_is_refused(pipe, styles, draw, difference):
     weaker = draw(pipe, cross_attention_kwargs={"scale": 0.5})
     pipe.set_adapters("disback", 0.5)

@@ -83,6 +83,7 @@ def test_target_modules_that_match_nothing(fails):
         ("gradient_accumulation_steps: 0", "--gradient_accumulation_steps"),
         ("lora_rank: [4, 5]", "'5'"),
         ("lora_rank: {a: 1}", "'lora_rank'"),
+        ("lora_rank: 4\nseed: 1\nlora_rank: 5", "'lora_rank' is there twice"),
         ("compile: perhaps", "--compile"),
         ("student: tiny", "--student"),
         ("lora_rank: [", "settings.yaml"),
