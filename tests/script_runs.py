@@ -32,7 +32,7 @@ SDXL_SCRIPT = SCRIPTS / "train_disback_sdxl.py"
 QUICK = ("--degradation_steps 6 --degradation_nodes 3 --steps_per_node 2 --node_switching fixed --max_train_steps 8 "
          "--checkpointing_steps 2 --lora_rank 2 --lora_target_modules to_q to_v conv1 --train_batch_size 2 "
          "--learning_rate 1e-3 --fake_score_learning_rate 1e-3 --degradation_learning_rate 1e-3 --ema_decay 0.5 "
-         "--validation_steps 0 --validation_prompts cat").split()  # fmt: skip
+         "--validation_steps 0 --validation_prompts cat --resolution 16").split()  # fmt: skip
 PROMPTS = "a red cat\na blue dog\na photo of the circle\nthe square\non a red square\n"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler, LCMScheduler
-from script_runs import quick_words, start
+from script_runs import QUICK, quick_words, start
 from tiny_models import SCHEDULER as BETAS
 from tiny_models import build_sd, build_tokenizer
 from tiny_students import save_students
@@ -205,8 +205,9 @@ def test_parts_of_another_sdxl(fails, changed_teacher, sdxl_folder):
 # UNet
 
 
-def test_a_unet_without_a_size(refused, changed_teacher):
+def test_a_unet_without_a_size(refused, changed_teacher, monkeypatch):
     folder = changed_teacher("unet/config.json", sample_size=None)
+    monkeypatch.setattr("script_runs.QUICK", [word for word in QUICK if word not in ("--resolution", "16")])
     refused(CHANGED, "UNet without sample_size", "--resolution")
     teacher = StableDiffusionTeacher(str(folder))
     assert teacher.buckets(["32"])[0].latent_shape == (4, 16, 16)

@@ -24,7 +24,7 @@ def make_probe(context):
 
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_it_is_that_of_the_averaged_students_images(make_context, cache):
-    context = make_context(**FD, fd_images=4, cache_text_embeddings=cache)
+    context = make_context(**FD, fd_images=4, cache_text_embeddings=cache, resolution=["32"])  # the judge's
     context.roles.randomize("student", seed=1)
     for average in context.student.ema.shadow_params:
         average.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
