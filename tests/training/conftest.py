@@ -12,7 +12,8 @@ from disback_diffusers.training.setup import build, make_accelerator
 PROMPTS = ("a red cat", "a blue dog", "a photo of the square", "on a circle", "the cat")
 QUICK = {"degradation_steps": 8, "degradation_nodes": 3, "steps_per_node": 2, "node_switching": "fixed",
          "max_train_steps": 8, "lora_rank": 4, "train_batch_size": 2, "learning_rate": 1e-3,
-         "fake_score_learning_rate": 1e-3, "degradation_learning_rate": 1e-3, "guidance_scale": 1.0, "resolution": ["16"]}  # fmt: skip
+         "fake_score_learning_rate": 1e-3, "degradation_learning_rate": 1e-3, "guidance_scale": 1.0,
+         "resolution": ["16"]}  # fmt: skip
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ def test_the_result_is_the_same(make_context, monkeypatch, flag, student):
     monkeypatch.setattr(torch.nn.Module, "compile", compile)
     results = []
     for on in (False, True):
-        context = make_context(student=student, no_backtracking=True, guidance_scale=2.0, **LAYERS[student], **{flag: on})
+        context = make_context(
+            student=student, no_backtracking=True, guidance_scale=2.0, **LAYERS[student], **{flag: on}
+        )
         steps(DistributionBacktracking(context, None), 2)
         results.append({**context.student.state_dict(), **context.roles.state_dict("fake")})
     plain, other = results
