@@ -253,7 +253,7 @@ def test_base_comes_from_the_argument_then_the_config_then_the_card(epsilon, lor
     write_config(lora, "lora", None)
     assert base_of() == str(others["card"])
     (lora / "README.md").write_text("---\nbase_model: [\n---\n")
-    with pytest.raises(UsageError, match="README.md is no valid YAML"):
+    with pytest.raises(UsageError, match="README.md is not valid YAML"):
         base_of()
     (lora / "README.md").unlink()
     with pytest.raises(UsageError, match="pass base_model="):
