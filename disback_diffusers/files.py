@@ -60,8 +60,8 @@ def user_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def weights_digest(folder):
-    """Of the safetensors files in a folder: by names, sizes, beginnings and ends; None for what is no folder."""
+def weights_digest(folder: str | os.PathLike) -> str | None:
+    """A hash of the names, sizes, first and last bytes of a folder's safetensors files; None without a folder."""
     if not Path(folder).is_dir():
         return None
     digest = hashlib.sha256()

@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the Hugging Face Hub refuses, and why, in one line."""
+"""Errors of the Hugging Face Hub as messages of one line."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub.constants import is_offline_mode
@@ -22,7 +23,7 @@ TOKEN = "the token (--hub_token, token=..., HF_TOKEN or `hf auth login`)"
 
 
 @contextmanager
-def reading(source, revision=None):
+def reading(source: str, revision: str | None = None) -> Iterator[None]:
     """Turn what `huggingface_hub` raises while a repository is read into our own errors.
 
     That a repository has no such file (`EntryNotFoundError`) passes through.
@@ -63,7 +64,7 @@ def reading(source, revision=None):
         raise RunError(unreachable(source)) from None
 
 
-def unreachable(source):
+def unreachable(source: str) -> str:
     """The message for a repository that is not in the cache while the Hub cannot be reached."""
     if is_offline_mode():
         why = "HF_HUB_OFFLINE is set, so the Hub is not asked: unset it"

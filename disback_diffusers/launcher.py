@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What `accelerate launch` and `accelerate config` ask for that this package cannot do, told from the environment."""
+"""Settings of `accelerate launch` and `accelerate config` that are not supported, read from the environment."""
 
 import os
 
@@ -17,8 +17,8 @@ NOT_SUPPORTED = {
 PLAIN = "--config_file train_scripts/accelerate_configs/one_gpu.yaml (or multi_gpu.yaml)"
 
 
-def check_launcher():
-    """Before anything else, as accelerate itself fails in other words, or lets each process run alone.
+def check_launcher() -> None:
+    """Refuse a launch that cannot work. Call it first: accelerate fails in other words, or runs each process alone.
 
     Raises:
         UsageError: a kind of parallelism that is not supported, or more processes than GPUs. Of several processes that

@@ -2,6 +2,7 @@
 """The student's LoRA beside other LoRAs: it stays active, and unloading the others leaves it in place."""
 
 import copy
+import os
 
 import torch
 from diffusers.utils import logging, recurse_remove_peft_layers
@@ -13,19 +14,19 @@ logger = logging.get_logger(__name__)
 ADAPTER = "disback"  # the student's
 
 
-def lora_layers(model):
-    """The layers of a component that carry adapters (`list[BaseTunerLayer]`); of no network there are none."""
+def lora_layers(model: object) -> list[BaseTunerLayer]:
+    """The layers of a component that carry adapters; none where it is not a network, such as a tokenizer."""
     is_network = isinstance(model, torch.nn.Module)
     return [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)] if is_network else []
 
 
-def adapters(model):
-    """Names of all adapters of a model (`list[str]`)."""
+def adapters(model: object) -> list[str]:
+    """Names of all adapters of a model."""
     return list(getattr(model, "peft_config", None) or ())
 
 
-def acting_adapters(model):
-    """Names of the adapters that a forward of the model runs with (`list[str]`)."""
+def acting_adapters(model: object) -> list[str]:
+    """Names of the adapters that a forward pass of the model uses."""
     return list(dict.fromkeys(name for layer in lora_layers(model) for name in _acting(layer)))
 
 
@@ -35,7 +36,7 @@ def _acting(layer):
     return layer.merged_adapters if layer.merged else layer.active_adapters
 
 
-def fused_copy(model):
+def fused_copy(model: object) -> object:
     """A copy of a component in which the adapters that act now, at their current weights, are in its own weights.
 
     A component without adapters is returned as it is.
@@ -52,7 +53,7 @@ def fused_copy(model):
     return fused
 
 
-def remove_adapters(model):
+def remove_adapters(model: torch.nn.Module) -> None:
     """Leave the layers as they are without adapters; what was merged stays in their weights."""
     recurse_remove_peft_layers(model)
     if hasattr(model, "peft_config"):
@@ -63,7 +64,12 @@ def remove_adapters(model):
 class StudentLoraMixin:
     """The LoRA methods of a pipeline whose UNet may carry the student as the adapter "disback"."""
 
-    def load_lora_weights(self, pretrained_model_name_or_path_or_dict, adapter_name=None, **kwargs):
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | dict,
+        adapter_name: str | None = None,
+        **kwargs,
+    ) -> None:
         """As in diffusers, but the student's LoRA, and what else is active beside it, stays active.
 
         In diffusers a new LoRA takes the place of those before. Without the student's LoRA the undistilled base would
@@ -81,7 +87,7 @@ class StudentLoraMixin:
             for layer in lora_layers(model):
                 layer.set_adapter([*acting, *new])
 
-    def unload_lora_weights(self):
+    def unload_lora_weights(self) -> None:
         """Remove all LoRAs but the student's; all, if `fuse_lora` has made the student's part of the UNet."""
         fused = any(ADAPTER in layer.merged_adapters for layer in self._student_layers)
         if fused or ADAPTER not in adapters(self.unet):
@@ -94,7 +100,7 @@ class StudentLoraMixin:
             if model is not self.unet:
                 remove_adapters(model)
 
-    def delete_adapters(self, adapter_names):
+    def delete_adapters(self, adapter_names: str | list[str]) -> None:
         """As in diffusers, with a warning where the student is among them."""
         super().delete_adapters(adapter_names)
         if ADAPTER in ([adapter_names] if isinstance(adapter_names, str) else adapter_names):

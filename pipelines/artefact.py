@@ -163,7 +163,9 @@ class Artefact:
         try:
             base = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
         except yaml.YAMLError:
-            raise UsageError(f"the front matter of {card} is not valid YAML: correct it, or pass base_model=...") from None
+            raise UsageError(
+                f"the front matter of {card} is not valid YAML: correct it, or pass base_model=..."
+            ) from None
         return base[0] if isinstance(base, list) and base else base
 
     def check_base(self, base, base_folder):

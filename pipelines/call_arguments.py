@@ -1,9 +1,11 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Checks of what a pipeline is called with, before anything is computed."""
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
+from diffusers import DiffusionPipeline
 
 from disback_diffusers.errors import UsageError
 
@@ -14,7 +16,9 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 ONLY_WITH_GUIDANCE = "the student has learned guidance and makes no unconditional pass in which it could act"
 
 
-def chosen_timesteps(choices, num_inference_steps, timesteps):
+def chosen_timesteps(
+    choices: dict[int, list[int]], num_inference_steps: int | None, timesteps: int | Sequence[int] | None
+) -> list[int]:
     """The timesteps of a call.
 
     Args:
@@ -43,7 +47,7 @@ def chosen_timesteps(choices, num_inference_steps, timesteps):
     return choices[steps]
 
 
-def without_effect(arguments):
+def without_effect(arguments: dict) -> dict:
     """Refuse what cannot act on a student; accept values that only say so, as a stock call may have them.
 
     Args:
@@ -76,7 +80,7 @@ def without_effect(arguments):
     return rest
 
 
-def check_call(pipe, arguments):
+def check_call(pipe: DiffusionPipeline, arguments: dict) -> None:
     """Refuse values that would fail deep inside diffusers, or be taken for others.
 
     Args:

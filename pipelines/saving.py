@@ -1,16 +1,18 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What makes a saved student work in plain diffusers."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from diffusers import UNet2DConditionModel
 
 
 GUIDANCE_EMBEDDING = 256  # its size in the published LCMs
 
 
 @contextmanager
-def without_guidance(unet):
+def without_guidance(unet: UNet2DConditionModel | None) -> Iterator[None]:
     """Within, the UNet has the layer by which diffusers recognises a guidance-distilled network.
 
     Stock pipelines then make no unconditional pass, whatever their `guidance_scale`, and give the scale to the UNet.

@@ -3,7 +3,7 @@
 
 import operator
 
-from diffusers import LCMScheduler
+from diffusers import LCMScheduler, SchedulerMixin
 
 from disback_diffusers.errors import UsageError
 from disback_diffusers.models.lcm_lora import lcm_scheduler
@@ -13,7 +13,7 @@ DEFAULT_TIMESTEP = 399
 SMALLEST_ALPHA = 1e-3  # of alphas_cumprod: 1 - alpha has 4 digits of it in float32. Stable Diffusion ends at 5e-3
 
 
-def checked_timestep(timestep):
+def checked_timestep(timestep: int) -> int:
     """The conditioning timestep as an `int`; a UsageError for anything but a whole number, such as "399" or 399.5."""
     try:
         if isinstance(timestep, bool):
@@ -23,7 +23,7 @@ def checked_timestep(timestep):
         raise UsageError(f"conditioning_timestep={timestep!r} must be a whole number, such as 399.") from None
 
 
-def one_step_scheduler(scheduler, timestep):
+def one_step_scheduler(scheduler: SchedulerMixin, timestep: int) -> LCMScheduler:
     """An `LCMScheduler` whose first step goes from `timestep` straight to x0 (Eq. 20).
 
     Plain diffusers takes 50 steps where nobody says otherwise. So all noise is in the last beta: the first step starts
@@ -69,7 +69,7 @@ def one_step_scheduler(scheduler, timestep):
     )
 
 
-def one_step_timestep(scheduler):
+def one_step_timestep(scheduler: SchedulerMixin) -> int | None:
     """The timestep that a scheduler was made for by `one_step_scheduler`, of this or an earlier version, or None."""
     config = scheduler.config
     betas = config.get("trained_betas")

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 FORMATS = "a .txt, .jsonl, .json, .csv, .tsv, .parquet or .tar file, a dataset's folder, or a Hub dataset"
 
 
-def load_prompts(source, column="text", flag="--prompt_dataset"):
+def load_prompts(source: str, column: str = "text", flag: str = "--prompt_dataset") -> list[str]:
     """The prompts of a file, of a folder with a dataset, or of a Hub dataset's training split.
 
     Args:

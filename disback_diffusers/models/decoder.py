@@ -29,7 +29,7 @@ class Decoder:
         if other:
             self._check_other()
 
-    def load(self):
+    def load(self) -> AutoencoderKL:
         """The VAE, on the CPU, float32."""
         if self._vae is None and self.other:
             options = {"variant": self._variant, "use_safetensors": True}
@@ -39,7 +39,7 @@ class Decoder:
         return self._vae
 
     @torch.no_grad()
-    def __call__(self, latents):
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU."""
         vae = self.load().to(latents.device)
         scaled = latents.float() / vae.config.scaling_factor

@@ -1,7 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Whether a pipeline has been distilled to a few steps already, seen from its small files: no teacher then.
+"""Whether a pipeline was distilled to a few steps before, as far as its configs say. It cannot be a teacher then.
 
-The output of a distilled network is no score, so a student would learn from it what nobody wants.
+The output of a distilled network is not a score, so nothing useful can be distilled from it.
 """
 
 import re
@@ -18,8 +18,10 @@ WORDS = re.compile(
 )
 
 
-def signs_of_distillation(source, index, unet_config, scheduler_config, has_our_config):
-    """What the files say (`str` or None), and what only seems so (`str` or None).
+def signs_of_distillation(
+    source: str, index: dict, unet_config: dict, scheduler_config: dict, has_our_config: bool
+) -> tuple[str | None, str | None]:
+    """What the files say for certain, and what only the name or the scheduler suggests.
 
     Args:
         source (`str`): folder or Hub id.

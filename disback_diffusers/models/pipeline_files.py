@@ -52,11 +52,11 @@ class PipelineFiles:
             self.names = _repository(source, revision)
 
     @property
-    def folders(self):
+    def folders(self) -> set[str]:
         """Names of its folders (`set[str]`)."""
         return {name.split("/")[0] for name in self.names if "/" in name}
 
-    def variant(self, part, wanted):
+    def variant(self, part: str, wanted: str | None) -> str | None:
         """The variant to load a part in: the one wanted where the part has it, else None, the plain files.
 
         Args:
@@ -89,7 +89,7 @@ class PipelineFiles:
         raise UsageError(f"{where.format('no weights')}: complete the folder, or download it again.")
 
 
-def weights_hint(source, variant=None, revision=None):
+def weights_hint(source: str, variant: str | None = None, revision: str | None = None) -> str | None:
     """Why a pipeline may have failed to load (`str`): a part with weights of another variant, or pickled; or None."""
     try:
         files = PipelineFiles(source, revision)
@@ -102,7 +102,7 @@ def weights_hint(source, variant=None, revision=None):
     return None
 
 
-def refuse_single_file(source, cls="StableDiffusionPipeline"):
+def refuse_single_file(source: str, cls: str = "StableDiffusionPipeline") -> None:
     """Raise a UsageError for a single-file checkpoint, there or not; it says how to make a folder of it.
 
     Args:

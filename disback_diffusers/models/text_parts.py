@@ -2,6 +2,7 @@
 """A pipeline's tokenizers and text encoders: whether they fit each other and the prompts, without loading weights."""
 
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from transformers import CLIPTextConfig, CLIPTokenizer, PretrainedConfig
@@ -9,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer, PretrainedConfig
 from ..errors import UsageError, one_line
 
 
-# What diffusers says of every long prompt, each time, and transformers of the first one, of what is cut off after all.
+# The warnings of diffusers (one each time a long prompt is encoded) and of transformers (one in all).
 LONG_PROMPT = ("The following part of your input was truncated", "Token indices sequence length is longer")
 LOGGERS = (
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
@@ -63,7 +64,7 @@ class TextPart:
         if self.tokenizer.pad_token is None:
             raise UsageError(f"has no pad_token in {name}/tokenizer_config.json: prompts cannot be padded. Set it.")
 
-    def longer_than_read(self, prompts):
+    def longer_than_read(self, prompts: list[str]) -> int:
         """How many prompts have more tokens than the encoder reads (`int`).
 
         Raises:
@@ -83,7 +84,7 @@ class TextPart:
         return "all of them together"
 
 
-def count_longer(tokenizer, prompts, batch_size=10_000):
+def count_longer(tokenizer: CLIPTokenizer, prompts: list[str], batch_size: int = 10_000) -> int:
     """How many prompts have more tokens than `model_max_length`."""
     length, count = tokenizer.model_max_length, 0
     prompts = [prompt for prompt in prompts if len(prompt.encode()) > length - 2]  # a token has at least one byte
@@ -94,8 +95,8 @@ def count_longer(tokenizer, prompts, batch_size=10_000):
 
 
 @contextmanager
-def without_truncation_warnings():
-    """Within, no library warns of each long prompt: how many there are is said once, before."""
+def without_truncation_warnings() -> Iterator[None]:
+    """Silence the libraries' warnings about each long prompt; the scripts print one count instead."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
 
     def keep(record):

@@ -71,7 +71,9 @@ class _ConfigParser(_OneLine, argparse.ArgumentParser):
     pass
 
 
-def parse_args(input_args=None, description=None, **defaults):
+def parse_args(
+    input_args: list[str] | None = None, description: str | None = None, **defaults
+) -> DistillationArguments:
     """The settings from the command line, over those of `--config`, over `defaults`, over the dataclass.
 
     Raises:
