@@ -56,7 +56,8 @@ def test_once_saved(ours, tmp_path, draw, difference):
         assert difference(seeded(draw, again, num_inference_steps=steps), expected) < 1e-5
         assert difference(seeded(draw, stock, num_inference_steps=steps), expected) < 1e-5  # at its default guidance
     assert seeded(draw, stock).isfinite().all()
-    for other in (DisBackPipeline.from_pipe(stock), DisBackPipeline.from_pipe(ours)):
+    in_memory = type(stock).from_pipe(ours)  # of a stock class, and not of this folder
+    for other in map(DisBackPipeline.from_pipe, (stock, ours, in_memory)):
         assert other.conditioning_timestep == 999
         assert difference(seeded(draw, other, num_inference_steps=4), expected) < 1e-5
     assert "also trained for 2, 4 or 8 steps" in (tmp_path / "README.md").read_text()

@@ -51,7 +51,9 @@ def test_any_call_of_the_stock_pipeline_draws_the_student_s_image(stock, ours, d
     assert difference(draw(stock, **arguments), draw(ours)) < 1e-5
 
 
-def test_saving_leaves_the_pipeline_s_own_unet_as_it_was(family, ours, tmp_path):
+@pytest.mark.parametrize("kind", ["lora", "unet"])
+def test_saving_leaves_the_pipeline_s_own_unet_as_it_was(family, kind, tmp_path):
+    ours = DisBackPipeline.from_pretrained(family.folders[kind], base_model=family.base)
     before = set(ours.unet.state_dict())
     ours.save_pretrained(tmp_path)
     assert set(ours.unet.state_dict()) == before and ours.unet.config.time_cond_proj_dim is None
