@@ -66,6 +66,67 @@ def test_every_format(tmp_path, kind):
     assert load_prompts(write(tmp_path, kind), COLUMN) == TEXTS
 
 
+FOLDERS = [
+    (
+        {"a.csv": "text\na red cat, sitting on a mat\na dog\n"},
+        "a.csv has 2 values in row 1 (line 2) for 1 columns: quote",
+    ),
+    ({"data/train/a.csv": "text,text\na,b\n"}, "a.csv has more than one column 'text'"),
+    ({"a.jsonl": '{"text": "b", "text": "c"}\n'}, "a.jsonl has more than one 'text' in row 1"),
+    ({"test/a.csv": "text\na\n"}, "files of the splits test, but none of train"),
+]
+
+
+@pytest.mark.parametrize("files, message", FOLDERS)
+def test_files_in_a_folder_are_read_as_files(tmp_path, files, message):
+    for name, content in files.items():
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_text(content)
+    with pytest.raises(UsageError) as raised:
+        load_prompts(str(tmp_path / "d"))
+    assert message in str(raised.value) and str(raised.value).startswith(f"--prompt_dataset {tmp_path / 'd'}")
+
+
+def test_a_folder_of_files(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("id,text\n1,NA\n2,null\n")
+    (tmp_path / "b.csv").write_text('text\n"a cat, black"\n')
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')
+    assert load_prompts(str(tmp_path)) == ["NA", "null", "a cat, black"]
+    assert "1 file(s) of another kind are left out, such as c.jsonl" in caplog.text
+
+
+def write_samples(file, samples):
+    with tarfile.open(file, "w:gz" if file.name.endswith("gz") else "w") as archive:
+        for name, content in samples.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_samples_of_a_tar_need_not_be_alike(tmp_path, caplog):
+    """Captions as .txt or as a key of .json, pictures missing or broken, samples of the same name in two folders."""
+    samples = {
+        "x/1.json": b'{"text": "a", "caption": "A"}',
+        "x/1.jpg": b"no picture",
+        "y/1.TXT": b"b",
+        "2.jpg": b"",
+        "./3.txt": b"c",
+        ".hidden": b"",
+    }
+    write_samples(tmp_path / "s.tar", samples)
+    assert load_prompts(str(tmp_path / "s.tar")) == ["a", "b", "c"]
+    assert "1 of 4 rows have no prompt" in caplog.text
+    assert load_prompts(str(tmp_path / "s.tar"), "caption") == ["A"]
+    with pytest.raises(UsageError, match=r"no column 'nothing' \(it has TXT, caption, jpg, json, text, txt\)"):
+        load_prompts(str(tmp_path / "s.tar"), "nothing")
+
+
+def test_a_source_of_another_type():
+    for source in (None, "", 5):
+        with pytest.raises(UsageError, match="--prompt_dataset must be a .txt"):
+            load_prompts(source)
+
+
 def test_the_text_files_of_a_tar(tmp_path):
     assert load_prompts(write(tmp_path, "tar")) == TEXTS
     with pytest.raises(UsageError, match="no column 'nothing'"):
@@ -125,6 +186,9 @@ WRONG = [
     ("p.parquet", "not parquet", "no readable parquet file"),
     ("p.xlsx", "x", "expected a .txt, .jsonl, .json, .csv, .tsv, .parquet or .tar file"),
     ("p.tar", "x", "cannot be"),
+    ("p.json", '{"text": ["a"], "text": ["b"]}', "more than one 'text'"),
+    ("p.json", "[" * 100_000, "is no JSON: it is nested too deeply"),
+    ("p.jsonl", '{"id": ' + "9" * 5000 + ', "text": "a"}', "no JSON in line 1: Exceeds the limit"),
 ]
 
 
