@@ -58,7 +58,7 @@ def model_card(
         prompts (`list[str]`, *optional*), images (list of `PIL.Image.Image`, *optional*): samples, written to
             samples/card-0.png, samples/card-1.png, ...
         node_steps (`list[int]`, *optional*): steps of stage 1 after which the nodes were saved (0, the teacher's, is
-            left out); without any the card says that there was no backtracking.
+            left out); by default those in `config`. Without any the card says that there was no backtracking.
         metrics (list of `dict`, *optional*): rows of the results table, such as {"model": "student, 1 step", "FID":
             21.3}: measured numbers only, without any there is no table.
         steps (`list[int]`, *optional*): the numbers of steps that the student was trained for, from 1.
@@ -69,6 +69,8 @@ def model_card(
         `Path`: the card.
     """
     folder, config = Path(folder), public_config(config)
+    method = config.get("method", {})
+    node_steps = node_steps or method.get("node_steps", ())
     base, is_lora = config.get("base_model"), config.get("student") == "lora"
     revision = None if whole else config.get("base_revision")
     loading, widget = {"revision": revision, "variant": config.get("variant")}, []
@@ -87,7 +89,7 @@ def model_card(
         base=base,
         embedded=base == EMBEDDED,
         unknown_base=UNKNOWN_BASE,
-        base_argument="" if base else f', base_model="{UNKNOWN_BASE}"',
+        base_argument="" if base or whole else f', base_model="{UNKNOWN_BASE}"',
         loading_arguments="".join(f', {name}="{value}"' for name, value in loading.items() if value),
         pipeline=pipeline,
         is_lora=is_lora,
@@ -96,17 +98,27 @@ def model_card(
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
         node_steps=[step for step in node_steps if step > 0],
-        path_walked=config.get("method", {}).get("path_walked", True),
+        no_backtracking=method.get("no_backtracking", False),
+        path_walked=method.get("path_walked", True),
         with_path=with_path,
         plot=PLOT if plot.is_file() else None,
         more_steps=_listed(steps[1:]),
         whole=whole,
-        settings={key: _cell(value) for key, value in config.get("method", {}).items() if value not in (None, [])},
+        settings=_settings(method, is_lora),
         columns=list(dict.fromkeys(column for row in metrics for column in row)),
         rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
     )
     atomic_write(folder / CARD_NAME, lambda file: file.write_text(marked(text), encoding="utf-8"))
     return folder / CARD_NAME
+
+
+def _settings(method, is_lora):
+    """Rows of the table of settings."""
+    rows = {key: _cell(value) for key, value in method.items() if value not in (None, [])}
+    if is_lora and not method.get("lcm_lora"):
+        return rows
+    of_adapters = ("lora_rank", "lora_alpha", "lora_target_modules")  # not of the student
+    return {f"{key} (target, fake score)" if key in of_adapters else key: value for key, value in rows.items()}
 
 
 def _listed(numbers):

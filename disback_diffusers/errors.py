@@ -26,3 +26,15 @@ class UsageError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on (disk full, not-a-number loss, no network, ...). Scripts exit with 1."""
+
+
+class NotFiniteError(RunError):
+    """Images have values that are not finite numbers: fp16 has overflowed, or the weights are damaged.
+
+    Attributes:
+        images (`list[int]`): which of the images that were made together.
+    """
+
+    def __init__(self, message, images=(0,)):
+        super().__init__(message)
+        self.images = list(images)

@@ -192,9 +192,12 @@ def create_hub_repo(repo_id, token=None, private=None):
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UsageError(f"--hub_model_id {repo_id} is no valid name: {one_line(error)}") from None
+        raise UsageError(f"{repo_id} is no valid name of a repository: {one_line(error)}") from None
     if not (token or get_token()):
-        raise UsageError("--push_to_hub needs a token with write access: `hf auth login`, HF_TOKEN or --hub_token.")
+        raise UsageError(
+            "pushing to the Hub needs a token with write access: `hf auth login`, HF_TOKEN, or --hub_token (token=... "
+            "in Python)."
+        )
     api = HfApi(token=token)
     try:
         made = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -204,7 +207,7 @@ def create_hub_repo(repo_id, token=None, private=None):
         if status == 401:
             raise UsageError(f"the Hub does not accept {TOKEN}.") from None
         if status in (403, 404):
-            raise UsageError(f"{TOKEN} has no right to write to --hub_model_id {repo_id} ({status}).") from None
+            raise UsageError(f"{TOKEN} has no right to write to {repo_id} ({status}).") from None
         raise RunError(f"the Hub cannot make {repo_id}: {one_line(error)}") from None
     except (HTTPError, OSError) as error:
         raise RunError(
@@ -266,6 +269,10 @@ def push_folder(folder, repo_id, token=None, commit_message="Upload a DisBack st
         f"Nothing is lost, all is in {folder}; to try again: "
         f'python -c "from disback_diffusers.hub import push_folder; {again}"'
     )
+    try:
+        repo_id = create_hub_repo(repo_id, token)  # again: it may have been deleted, or this is a later attempt
+    except (UsageError, RunError) as error:
+        raise type(error)(f"{error} {remedy}") from None
     return _commit(content, repo_id, token, remedy, commit_message=commit_message)
 
 

@@ -75,6 +75,8 @@ class StudentLoraMixin:
         In diffusers a new LoRA takes the place of those before. Without the student's LoRA the undistilled base would
         draw in one step. `set_adapters(["disback", "style"], [1.0, 0.8])` sets the strength of each.
         """
+        if isinstance(pretrained_model_name_or_path_or_dict, str):
+            pretrained_model_name_or_path_or_dict = os.path.expanduser(pretrained_model_name_or_path_or_dict)
         if adapter_name is None:  # diffusers would count in each component, and name the parts differently
             adapter_name = f"default_{len(adapters(self.unet))}"
         student_acts = ADAPTER in adapters(self.unet) and self._student_acts()
@@ -108,16 +110,28 @@ class StudentLoraMixin:
                 f'The student\'s LoRA "{ADAPTER}" is deleted: the undistilled base model draws from now on.'
             )
 
+    def get_active_adapters(self) -> list[str]:
+        """Names of the active LoRAs; diffusers gives those of one component only, without the student."""
+        return list(dict.fromkeys(name for model in self._lora_models() for name in acting_adapters(model)))
+
+    @property
+    def _student_is_off(self):
+        return ADAPTER in adapters(self.unet) and not self._student_acts()
+
     def _warn_if_student_is_off(self):
-        if ADAPTER in adapters(self.unet) and not self._student_acts():
+        if self._student_is_off:
             logger.warning(
                 f'The student\'s LoRA "{ADAPTER}" is not active, so the undistilled base model draws in one step. '
                 f'pipe.enable_lora() and pipe.set_adapters(["{ADAPTER}", ...]) activate it.'
             )
 
     def _student_acts(self):
-        """Whether all layers of the student run with it: `fuse_lora` of another LoRA alone switches it off in some."""
-        return all(ADAPTER in _acting(layer) for layer in self._student_layers)
+        """Whether all of its layers run with it, at a strength other than 0.
+
+        `fuse_lora` of another LoRA alone switches it off in some.
+        """
+        layers = self._student_layers
+        return all(ADAPTER in _acting(layer) for layer in layers) and any(layer.scaling[ADAPTER] for layer in layers)
 
     @property
     def _student_layers(self):

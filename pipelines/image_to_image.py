@@ -14,10 +14,13 @@ from diffusers.pipelines.auto_pipeline import (
     AUTO_INPAINT_PIPELINES_MAPPING,
     AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 )
+from PIL.Image import Image
 
 from disback_diffusers.errors import UsageError
 
 from .adapters import StudentLoraMixin
+from .call_arguments import chosen_timesteps, without_effect
+from .call_checks import checked, finite_images
 from .pipeline_disback import DisBackPipeline
 from .pipeline_disback_xl import DisBackXLPipeline
 from .schedulers import one_step_timestep
@@ -33,23 +36,39 @@ class OneStepImagePipeline(StudentLoraMixin):
         """Arguments as in the stock pipeline. `strength`, `num_inference_steps` and `guidance_scale` may be left out.
 
         Raises:
-            UsageError: a strength below 1, several steps, guidance or a negative prompt.
+            UsageError: a strength below 1, several steps, guidance or a negative prompt, or a value that cannot work.
+            NotFiniteError: as in `DisBackPipeline`.
         """
         self._warn_if_student_is_off()
         stock = super().__call__
         given = inspect.signature(stock).bind(*args, **kwargs).arguments
-        given.update(given.pop("kwargs", {}))
-        timesteps = [one_step_timestep(self.scheduler) or self.config._conditioning_timestep]
-        for name, fixed in (("strength", 1.0), ("num_inference_steps", 1), ("timesteps", timesteps)):
-            if given.get(name, fixed) not in (fixed, None):
-                raise UsageError(f"{name}={given[name]!r}: from an image the student has one step, at {name}={fixed}.")
-        if (given.get("guidance_scale") or 0) > 1 or given.get("negative_prompt"):
-            raise UsageError("guidance_scale, negative_prompt: the student has learned guidance; leave them out.")
-        return stock(**{**given, "strength": 1.0, "timesteps": timesteps, "guidance_scale": 0.0})
+        if unknown := given.pop("kwargs", {}):
+            raise UsageError(f"{min(unknown)}: {type(self).__name__} has no such argument.")
+        if given.get("image") is None:
+            raise UsageError("image is missing: the picture to start from.")
+        given = {"prompt": None, "output_type": "pil", "image": _rgb(given.pop("image")), **given}
+        if given.pop("strength", None) not in (1, None):
+            raise UsageError("strength: the student starts from one noise level, which is strength=1.0; leave it out.")
+        arguments = checked(self, without_effect(given))
+        choices = {1: [one_step_timestep(self.scheduler) or self.config._conditioning_timestep]}
+        steps, timesteps = arguments.pop("num_inference_steps", None), arguments.pop("timesteps", None)
+        fixed = {"strength": 1.0, "timesteps": chosen_timesteps(choices, steps, timesteps)}
+        return finite_images(self, stock, {**arguments, **fixed})
 
     def save_pretrained(self, save_directory, **kwargs):
         """As `DisBackPipeline.save_pretrained`."""
         DisBackPipeline.from_pipe(self).save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(self, repo_id, **kwargs):
+        """As `DisBackPipeline.push_to_hub`."""
+        return DisBackPipeline.from_pipe(self).push_to_hub(repo_id, **kwargs)
+
+
+def _rgb(image):
+    """Pictures in RGB; diffusers takes one of four channels for latents."""
+    if isinstance(image, list | tuple):
+        return [_rgb(one) for one in image]
+    return image.convert("RGB") if isinstance(image, Image) else image
 
 
 class DisBackImg2ImgPipeline(OneStepImagePipeline, StableDiffusionImg2ImgPipeline):

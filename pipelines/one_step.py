@@ -1,20 +1,23 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What the pipelines of all families share: loading three kinds of artefact, drawing, saving and publishing."""
 
+import os
 import tempfile
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from disback_diffusers.card import model_card
 from disback_diffusers.errors import UsageError, one_line
-from disback_diffusers.hub import CONFIG_NAME, create_hub_repo, public_config, upload_pipeline, write_artefact_config
+from disback_diffusers.hub import CONFIG_NAME, create_hub_repo, upload_pipeline, write_artefact_config
 from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
 from disback_diffusers.models.pipeline_files import refuse_single_file, weights_hint
+from disback_diffusers.models.text_parts import has_vocabulary
 
-from .adapters import StudentLoraMixin, fused_copy
+from .adapters import ADAPTER, StudentLoraMixin, adapters, fused_copy
 from .artefact import (
     HUB_KWARGS,
     INDEX_NAME,
@@ -25,8 +28,9 @@ from .artefact import (
     read_json,
     student_settings,
 )
-from .call_arguments import check_call, chosen_timesteps, without_effect
-from .saving import without_guidance
+from .call_arguments import chosen_timesteps, without_effect
+from .call_checks import checked, finite_images
+from .saving import saved_config, without_guidance
 from .schedulers import (
     DEFAULT_TIMESTEP,
     checked_timestep,
@@ -116,6 +120,12 @@ class OneStepPipeline(StudentLoraMixin):
             UsageError: nothing that can be loaded, no or an unsuitable base model, a broken disback_config.json.
             RunError: the Hub cannot be reached and the cache does not hold what is needed.
         """
+        if not isinstance(pretrained_model_name_or_path, str | os.PathLike):
+            raise UsageError(f"from_pretrained: {pretrained_model_name_or_path!r} is no folder and no Hub id.")
+        if ADAPTER in adapters(kwargs.get("unet")):
+            raise UsageError(
+                "unet already carries a student's LoRA: give a UNet without one, or use from_pipe on its pipeline."
+            )
         kwargs.setdefault("use_safetensors", True)
         if "torch_dtype" not in kwargs:  # transformers would take the precision of the file, diffusers float32
             kwargs.setdefault("dtype", torch.float32)
@@ -147,12 +157,17 @@ class OneStepPipeline(StudentLoraMixin):
     def _load(cls, source, **kwargs):
         """`from_pretrained` of the stock class."""
         try:
-            return super().from_pretrained(source, **kwargs)
+            pipe = super().from_pretrained(source, **kwargs)
         except UsageError:
             raise
         except Exception as error:  # of four libraries: files that are missing, damaged, or of another variant
-            hint = weights_hint(source, kwargs.get("variant"), kwargs.get("revision"))
+            safe = kwargs.get("use_safetensors")
+            hint = weights_hint(source, kwargs.get("variant"), kwargs.get("revision")) if safe else None
             raise UsageError(f"{source} cannot be loaded: {hint or one_line(error)}") from error
+        for name, part in pipe.components.items():
+            if name.startswith("tokenizer") and part is not None and not has_vocabulary(part):
+                raise UsageError(f"{source} has no vocabulary in {name}/: files are missing there, download it again.")
+        return pipe
 
     @classmethod
     def _base(cls, artefact, base, revision, hub):
@@ -192,6 +207,9 @@ class OneStepPipeline(StudentLoraMixin):
         Raises:
             UsageError: a pipeline of another kind.
         """
+        if not isinstance(pipeline, DiffusionPipeline):
+            remedy = "use from_pretrained for a folder or Hub id" if isinstance(pipeline, str) else "give a pipeline"
+            raise UsageError(f"from_pipe: {pipeline!r} is not a pipeline; {remedy}.")
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         family = FAMILIES[
             "StableDiffusionXLPipeline" if "text_encoder_2" in pipeline.components else "StableDiffusionPipeline"
@@ -203,7 +221,9 @@ class OneStepPipeline(StudentLoraMixin):
         if missing:
             raise UsageError(f"from_pipe: a {type(pipeline).__name__} has no {min(missing)}; give an SD or SDXL one.")
         components, options = family._get_signature_keys(family)
-        known = {*components, *options, *kwargs}
+        known = {*components, *options}
+        if unknown := kwargs.keys() - known:
+            raise UsageError(f"from_pipe: a {family.__name__} has no {min(unknown)}.")
         new = family(**{name: value for name, value in given.items() if name in known})
         new.register_to_config(_name_or_path=config.get("_name_or_path"))
         new._artefact_config = getattr(pipeline, "_artefact_config", saved)
@@ -212,16 +232,18 @@ class OneStepPipeline(StudentLoraMixin):
     # -----------------------------------------------------------------------------------------------------------------
     # Drawing
 
-    def _checked_call(self, given):
-        """The arguments of the stock call (`dict`) from those of ours; raises a UsageError for what cannot work."""
+    def _draw(self, stock_call, given):
+        """Call the stock pipeline with the arguments of ours (`dict`).
+
+        Raises:
+            UsageError: an argument that cannot work.
+            NotFiniteError: images with values that are not finite numbers.
+        """
         self._warn_if_student_is_off()
-        arguments = without_effect(given)
-        check_call(self, arguments)
+        arguments = checked(self, without_effect(given))
         steps, timesteps = arguments.pop("num_inference_steps"), arguments.pop("timesteps")
-        chosen = chosen_timesteps(self._timesteps_by_steps, steps, timesteps)
-        inputs = list(arguments.pop("callback_on_step_end_tensor_inputs") or ["latents"])
-        fixed = {"timesteps": chosen, "guidance_scale": 0.0, "callback_on_step_end_tensor_inputs": inputs}
-        return {**arguments, **fixed}
+        arguments["timesteps"] = chosen_timesteps(self._timesteps_by_steps, steps, timesteps)
+        return finite_images(self, stock_call, arguments)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Saving
@@ -236,6 +258,8 @@ class OneStepPipeline(StudentLoraMixin):
         """
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         save_directory = Path(save_directory).expanduser()
+        if save_directory.is_file():
+            raise UsageError(f"save_pretrained: {save_directory} is a file; give a folder.")
         if push_to_hub:
             hub["repo_id"] = create_hub_repo(hub.get("repo_id") or save_directory.name, hub.get("token"),
                                              hub.pop("private", None))  # fmt: skip
@@ -262,18 +286,24 @@ class OneStepPipeline(StudentLoraMixin):
             return upload_pipeline(folder, repo_id, token, commit_message, create_pr, subfolder)
 
     def _save(self, folder, repo_id, variant=None, **kwargs):
+        if self.unet is None:
+            raise UsageError("the pipeline was loaded with unet=None: there is no student to save.")
+        if not kwargs.get("safe_serialization", True):
+            raise UsageError("safe_serialization=False: pickled weights are not written; leave it out.")
         self._warn_if_student_is_off()
-        of_the_base = ("lora_rank", "lora_alpha", "variant")
-        config = {key: value for key, value in self._artefact_config.items() if key not in of_the_base}
-        config |= {"pipeline": self.stock_class.__name__, "student": "full"}
-        config |= {"conditioning_timestep": self.conditioning_timestep, **({"variant": variant} if variant else {})}
-        config = public_config(config)
-        write_artefact_config(folder, config)
+        config = saved_config(self, variant)
         components = {name: fused_copy(component) for name, component in self.components.items()}
         steps, last = list(self._timesteps_by_steps), self.scheduler.config.num_train_timesteps - 1
         if self.conditioning_timestep != last:  # where an LCMScheduler starts by itself
+            if len(steps) > 1:
+                logger.warning(
+                    f"The saved pipeline has one step only: plain diffusers would start several steps at {last}, not "
+                    f"at conditioning_timestep={self.conditioning_timestep}."
+                )
             steps, components["scheduler"] = [1], one_step_scheduler(self.scheduler, self.conditioning_timestep)
         stock = self.stock_class(**components, **{name: self.config[name] for name in self.stock_options})
         with without_guidance(stock.unet):
             stock.save_pretrained(str(folder), variant=variant, **kwargs)
-        model_card(folder, config, repo_id, steps=steps, whole=True)
+        if not self._student_is_off:  # else it is not a student
+            write_artefact_config(folder, config)
+            model_card(folder, config, repo_id, steps=steps, whole=True)

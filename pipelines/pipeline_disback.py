@@ -58,13 +58,13 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
         prompt=None,
         height=None,
         width=None,
+        *,
         num_images_per_prompt=1,
         generator=None,
         latents=None,
         prompt_embeds=None,
         output_type="pil",
         return_dict=True,
-        *,
         callback_on_step_end=None,
         callback_on_step_end_tensor_inputs=("latents",),
         clip_skip=None,
@@ -107,4 +107,4 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
                 value that cannot work; names the argument.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        return super().__call__(**self._checked_call(given))
+        return self._draw(super().__call__, given)

@@ -65,13 +65,13 @@ class DisBackXLPipeline(OneStepPipeline, StableDiffusionXLPipeline):
         prompt=None,
         height=None,
         width=None,
+        *,
         num_images_per_prompt=1,
         generator=None,
         latents=None,
         prompt_embeds=None,
         output_type="pil",
         return_dict=True,
-        *,
         prompt_2=None,
         pooled_prompt_embeds=None,
         original_size=None,
@@ -121,4 +121,4 @@ class DisBackXLPipeline(OneStepPipeline, StableDiffusionXLPipeline):
             UsageError: as in `DisBackPipeline`.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        return super().__call__(**self._checked_call(given))
+        return self._draw(super().__call__, given)

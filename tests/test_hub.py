@@ -181,7 +181,16 @@ def test_card_says_nothing_that_was_not_measured(tmp_path):
     assert "base_model_relation: finetune" in text and "subfolder=" in text
     for part in ("Results", "FID", "Gallery", "widget", "degradation/", "Setting", "license", "lora"):
         assert part not in text
+    assert "Without backtracking" not in text  # nor that it was trained without
+    text = model_card(tmp_path, {**CONFIG, "method": {"no_backtracking": True}}).read_text()
     assert "Without backtracking" in text
+
+
+def test_the_card_of_a_whole_pipeline_tells_of_its_training(tmp_path):
+    method = {"no_backtracking": False, "node_steps": [0, 3, 6], "path_walked": True, "lora_rank": 4}
+    text = model_card(tmp_path, {**CONFIG, "student": "full", "method": method}, whole=True).read_text()
+    assert "after 3, 6 steps" in text and "one after the other" in text and "Without backtracking" not in text
+    assert "| lora_rank (target, fake score) | 4 |" in text  # not of the student
 
 
 @pytest.mark.parametrize("student", ["lora", "full"])
@@ -246,13 +255,13 @@ def test_create_hub_repo(tmp_path):
         cases = [
             ("student", OWNER, True, "^alice/student$"),
             ("alice/student", OWNER, None, "^alice/student$"),  # once more
-            ("alice/old", READER, None, "UsageError: .* no right to write to --hub_model_id alice/old .403"),
-            ("bob/new", OWNER, None, "UsageError: .* no right to write to --hub_model_id bob/new"),
-            ("bob/his", OWNER, None, "UsageError: .* no right to write to --hub_model_id bob/his"),
+            ("alice/old", READER, None, "UsageError: .* no right to write to alice/old .403"),
+            ("bob/new", OWNER, None, "UsageError: .* no right to write to bob/new"),
+            ("bob/his", OWNER, None, "UsageError: .* no right to write to bob/his"),
             ("student", "hf_wrong", None, "UsageError: the Hub does not accept the token"),
-            ("student", None, None, "UsageError: --push_to_hub needs a token"),
-            ("a b", OWNER, None, "UsageError: --hub_model_id a b is no valid name"),
-            ("a/b/c", OWNER, None, "UsageError: --hub_model_id a/b/c is no valid name"),
+            ("student", None, None, "UsageError: pushing to the Hub needs a token"),
+            ("a b", OWNER, None, "UsageError: a b is no valid name of a repository"),
+            ("a/b/c", OWNER, None, "UsageError: a/b/c is no valid name of a repository"),
         ]
         answers = run_client(MAKE, json.dumps([case[:3] for case in cases]), **hub.env(), HF_HOME=str(tmp_path))
     for case, answer in zip(cases, answers, strict=True):
@@ -275,7 +284,7 @@ def test_push_of_no_student(tmp_path):
 
 PUSH = """
 import json, sys
-from disback_diffusers import DisBackPipeline, RunError
+from disback_diffusers import DisBackPipeline, UsageError
 from disback_diffusers.hub import create_hub_repo, push_folder
 
 lora, unet, full, broken = sys.argv[1:]
@@ -284,7 +293,7 @@ push_folder(unet, create_hub_repo("unet"))
 DisBackPipeline.from_pretrained(full).push_to_hub("full")
 try:
     push_folder(broken, "bob/his")
-except RunError as error:
+except UsageError as error:
     print(json.dumps(str(error)))
 """
 
@@ -394,7 +403,7 @@ def test_what_is_uploaded(published):
 
 def test_failed_upload_says_how_to_try_again(published):
     _, _, folders, _, message, _ = published
-    assert re.match("the upload to bob/his failed .*403", message) and "Nothing is lost" in message
+    assert "no right to write to bob/his (403)" in message and "Nothing is lost" in message
     command = re.search(r'python -c "(.*)"$', message)[1]
     assert f"push_folder({str(folders['unet'])!r}, 'bob/his')" in command
     compile(command, "command", "exec")

@@ -53,6 +53,7 @@ PUSH = """
 import sys
 from disback_diffusers import DisBackPipeline
 from disback_diffusers.hub import create_hub_repo, push_folder
+from diffusers import AutoPipelineForImage2Image
 from huggingface_hub import HfApi
 
 folder = sys.argv[1]
@@ -62,6 +63,7 @@ pushes = {
     "path": lambda: push_folder(folder, create_hub_repo("path"), with_path=True),
     "pipeline": lambda: pipe.push_to_hub("pipeline", private=True),
     "save": lambda: pipe.save_pretrained(folder + "-saved", push_to_hub=True, repo_id="save"),
+    "image": lambda: AutoPipelineForImage2Image.from_pipe(pipe).push_to_hub("image"),
 }
 for name, push in pushes.items():
     push()
@@ -81,14 +83,20 @@ def test_pushed_and_pushed_again(tmp_path):
         env = {**os.environ, **hub.env(), "HF_HOME": str(tmp_path / "home")}
         done = subprocess.run([sys.executable, "-c", PUSH, str(folder)], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("README.md on the Hub was edited there: it stays as it is.") == 4
-    assert hub.private == {"alice/run": False, "alice/path": False, "alice/pipeline": True, "alice/save": False}
-    for name in ("run", "path", "pipeline", "save"):
+    assert done.stderr.count("README.md on the Hub was edited there: it stays as it is.") == 5
+    assert hub.private == {
+        "alice/run": False,
+        "alice/path": False,
+        "alice/pipeline": True,
+        "alice/save": False,
+        "alice/image": False,
+    }
+    for name in ("run", "path", "pipeline", "save", "image"):
         _, pushed, edited, again = (files for _, files in hub.commits[f"alice/{name}"])  # the first one is empty
         card = pushed["README.md"].decode()
         assert not is_edited(card) and "distilled with DisBack" in card
         assert again["README.md"] == edited["README.md"] == b"---\nlicense: mit\n---\n# Mine\n"
         assert ("degradation/manifest.json" in again) == (name == "path")
-        if name in ("pipeline", "save"):
+        if name in ("pipeline", "save", "image"):
             assert json.loads(again["model_index.json"])["_class_name"] == "StableDiffusionPipeline"
             assert f"alice/{name}" in card

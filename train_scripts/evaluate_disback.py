@@ -11,6 +11,7 @@ and writes a table, results.json, a contact sheet and a line for the model card.
 """
 
 import argparse
+import math
 import os
 import sys
 
@@ -21,7 +22,10 @@ from disback_diffusers.evaluation.protocols import PROTOCOLS, apply_protocol
 def size(text):
     """ "512" or "832x1216" (width x height) to (width, height)."""
     width, _, height = text.partition("x")
-    return int(width), int(height or width)
+    sizes = int(width), int(height or width)
+    if min(sizes) < 1 or any(pixels % 8 for pixels in sizes):
+        raise argparse.ArgumentTypeError(f"{text} must be multiples of 8, such as 1024 or 832x1216")
+    return sizes
 
 
 def whole(text):
@@ -29,6 +33,20 @@ def whole(text):
     if (value := int(text)) < 1:
         raise ValueError
     return value
+
+
+def scale(text):
+    """A finite number of at least 0."""
+    if not 0 <= float(text) < math.inf:
+        raise ValueError
+    return float(text)
+
+
+def seed(text):
+    """A whole number to which the number of an image can be added."""
+    if not 0 <= int(text) < 2**48:
+        raise ValueError
+    return int(text)
 
 
 def parse_args():
@@ -62,12 +80,12 @@ def parse_args():
     )
     add("--clip_model", type=path, help="Measure the CLIP score, with this CLIP.")
     add("--eval_size", type=whole, help="Pixels every image's middle square is resized to. Default: the reference's.")
-    add("--num_inference_steps", type=whole, help="Of a pipeline that is no student.")
-    add("--guidance_scale", type=float, help="Of a pipeline that is no student.")
+    add("--num_inference_steps", type=whole, help="1; of an LCM-LoRA student 1, 2, 4 or 8; of another pipeline any.")
+    add("--guidance_scale", type=scale, help="Of a pipeline that is no student.")
     add("--resolution", type=size, help="Of the drawn images: 1024 or 832x1216 (width x height).")
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     add("--batch_size", type=whole, default=8)
-    add("--seed", type=int, default=0, help="Image i is drawn from noise of seed + i.")
+    add("--seed", type=seed, default=0, help="Image i is drawn from noise of seed + i.")
     add("--output_dir", type=path, default="evaluation")
     args = parser.parse_args()
     apply_protocol(args)

@@ -57,6 +57,7 @@ class NoiseSchedule:
         self._data_std = data_std
         self._cache = {}
         self._reaches_zero_alpha = alphas is not None and bool(alphas[-1] == 0)
+        self.prediction_type = None
         self.prediction_type = self._checked_type(prediction_type)
 
     @classmethod

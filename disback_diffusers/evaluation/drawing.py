@@ -14,7 +14,7 @@ from ..models.embedded import resolve
 from ..models.pipeline_files import weights_hint
 from ..models.text_parts import count_longer, without_truncation_warnings
 from ..pipelines import DisBackPipeline
-from ..pipelines.artefact import INDEX_NAME, Artefact
+from ..pipelines.artefact import INDEX_NAME, Artefact, student_settings
 from .generation import Generation, latency
 from .images import image_files
 
@@ -82,8 +82,14 @@ def is_student(args):
     """
     artefact = Artefact.find(resolve(args.model))
     if artefact.config or artefact.kind != "full":
-        if args.num_inference_steps is not None or args.guidance_scale is not None:
-            raise UsageError("--num_inference_steps and --guidance_scale: a DisBack student has one step, unguided.")
+        steps = (1, 2, 4, 8) if student_settings(artefact.config).get("few_step") else (1,)
+        if args.num_inference_steps not in (None, *steps):
+            trained = " or ".join(map(str, steps))
+            raise UsageError(
+                f"--num_inference_steps {args.num_inference_steps}: this student was trained for {trained}."
+            )
+        if (args.guidance_scale or 0) > 1:
+            raise UsageError("--guidance_scale is for a pipeline that is no student: a student has learned guidance.")
         return True
     if args.base_model:
         raise UsageError(f"--base_model is for a LoRA or a UNet; {args.model} is a whole pipeline.")
@@ -109,6 +115,7 @@ def load_pipeline(args):
         return DisBackPipeline.from_pretrained(model, base_model=args.base_model, **loading), call
     try:
         pipeline = DiffusionPipeline.from_pretrained(model, **loading)
+        pipeline.to("cpu")  # fails where weights are missing
     except Exception as error:  # of four libraries
         hint = weights_hint(model, loading["variant"])
         raise UsageError(f"{args.model} is no pipeline that diffusers loads: {hint or one_line(error)}") from None

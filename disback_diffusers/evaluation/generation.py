@@ -9,10 +9,10 @@ from statistics import median
 import torch
 from tqdm.auto import tqdm
 
-from ..errors import UsageError
+from ..errors import NotFiniteError, UsageError
 from ..files import atomic_write
 from .images import IMAGES
-from .sheets import NotFiniteError, to_pil
+from .sheets import to_pil
 
 
 SETTINGS = "settings.json"
@@ -60,11 +60,19 @@ class Generation:
     def _picture(self, i, image):
         try:
             return to_pil(image)
-        except NotFiniteError as error:
-            raise NotFiniteError(
-                f"image {i} ({self.prompts[i][:50]!r}) is not drawn: {error}. Try --dtype bf16 or fp32 for fp16; an "
-                "epsilon model with zero terminal SNR needs another scheduler."
-            ) from None
+        except NotFiniteError:
+            raise self._not_finite(i) from None
+
+    def _not_finite(self, i):
+        if self.settings.get("dtype") == "fp16":
+            remedy = "fp16 may have overflowed, try --dtype bf16 or fp32"
+        else:
+            remedy = (
+                "check the weights for NaN; an epsilon model with zero terminal SNR cannot start from pure noise "
+                "and needs another timestep_spacing in scheduler/scheduler_config.json"
+            )
+        what = f"image {i} ({self.prompts[i][:50]!r})"
+        return NotFiniteError(f"{what} has values that are not finite numbers: {remedy}.")
 
     def missing(self):
         """Numbers of the images that are still to be drawn."""
@@ -79,7 +87,10 @@ class Generation:
             for start in range(0, len(share), batch_size):
                 part = share[start : start + batch_size]
                 noise = [torch.Generator().manual_seed(self.settings["seed"] + i) for i in part]
-                drawn = pipeline([self.prompts[i] for i in part], generator=noise, output_type="np", **kwargs)
+                try:
+                    drawn = pipeline([self.prompts[i] for i in part], generator=noise, output_type="np", **kwargs)
+                except NotFiniteError as error:  # of our own pipelines
+                    raise self._not_finite(part[error.images[0]]) from None
                 for i, image in zip(part, torch.from_numpy(drawn.images).permute(0, 3, 1, 2), strict=True):
                     picture = self._picture(i, image)
                     atomic_write(self.files[i], lambda temporary, picture=picture: picture.save(temporary, "png"))

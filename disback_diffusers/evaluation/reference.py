@@ -64,9 +64,19 @@ def saved_reference(source, flag="--reference"):
         raise UsageError(f"{flag} {source} cannot be read: {one_line(error)}") from None
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{flag} {source} holds no statistics of evaluate_disback.py --save_reference.")
-    mean, covariance = tensors["mean"], tensors["covariance"]
-    size, count = int(metadata["size"]), int(metadata["count"])
-    return Reference(mean, covariance, tensors.get("features"), metadata["extractor"], size, count)
+    try:
+        mean, covariance, features = tensors["mean"], tensors["covariance"], tensors.get("features")
+        size, count, extractor = int(metadata["size"]), int(metadata["count"]), metadata["extractor"]
+        known = [mean, covariance] if features is None else [mean, covariance, features]
+        if covariance.shape != (len(mean), len(mean)) or known[-1].shape[-1] != len(mean):
+            raise ValueError("shapes that do not fit each other")
+        if not all(tensor.isfinite().all() for tensor in known):
+            raise ValueError("values that are not finite numbers")
+    except KeyError as error:
+        raise UsageError(f"{flag} {source} is damaged: it has no {error.args[0]}. Make it again.") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise UsageError(f"{flag} {source} is damaged: it has {error}. Make it again.") from None
+    return Reference(mean, covariance, features, extractor, size, count)
 
 
 def _is_saved(source):

@@ -4,11 +4,7 @@
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import RunError
-
-
-class NotFiniteError(RunError):
-    """An image cannot be shown or measured: fp16 has overflowed, or a division by zero was in its making."""
+from ..errors import NotFiniteError
 
 
 BAND = 18  # pixels of a label's line

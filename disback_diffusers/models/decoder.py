@@ -1,6 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """From latents to images, by the teacher's VAE or another one."""
 
+import math
+from collections.abc import Callable
+from numbers import Real
+
 import torch
 from diffusers import AutoencoderKL
 
@@ -10,6 +14,17 @@ from .pipeline_files import PipelineFiles, refuse_single_file
 
 FLAG = "--pretrained_vae_model_name_or_path"
 DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
+
+
+def check_scaling_factor(config: dict, error: Callable[[str], UsageError]) -> None:
+    """Raise `error` for a VAE's config whose scaling_factor, by which latents are divided, is not a number above 0."""
+    factor = config.get("scaling_factor")
+    if not isinstance(factor, Real) or isinstance(factor, bool) or not 0 < factor < math.inf:
+        raise error(f"has a VAE with scaling_factor {factor!r}: it must be a number greater than 0.")
+
+
+def _from_config(*args, **kwargs):
+    return AutoencoderKL.from_config(AutoencoderKL.load_config(*args, **kwargs))
 
 
 class Decoder:
@@ -56,7 +71,9 @@ class Decoder:
         except (UsageError, RunError) as error:
             raise type(error)(f"{FLAG} {error}") from None
         self._subfolder = "vae" if "vae" in files.folders else ""
-        config = self._of_other(AutoencoderKL.load_config)
+        with torch.device("meta"):
+            config = dict(self._of_other(_from_config).config)
+        check_scaling_factor(config, lambda message: UsageError(f"{FLAG} {self.other} {message}"))
         theirs = config.get("latent_channels", 4), len(config.get("block_out_channels", (64,)))
         ours = self.config["latent_channels"], len(self.config["block_out_channels"])
         if theirs != ours:
@@ -65,7 +82,7 @@ class Decoder:
                 f"{ours[0]} and {ours[1]}: it is of another kind of model."
             )
         try:
-            self._variant = files.variant(self._subfolder, self.source.variant)
+            self._variant = files.variant(self._subfolder, self.source.variant, or_the_only_one=True)
         except UsageError as error:
             raise UsageError(f"{FLAG} {error}") from None
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from ..errors import RunError, UsageError, one_line
 from ..files import LORA_NAME, atomic_write
+from ..hub import CONFIG_NAME, read_artefact_config
 from ..hub_errors import reading
 
 
@@ -121,6 +122,11 @@ class LcmLora:
         if path.suffix.lower() in PICKLED:
             raise self._error("is a pickled file, which may run code when it is loaded: take a .safetensors file.")
         if path.is_dir():
+            method = read_artefact_config(path).get("method") or {}
+            if (path / CONFIG_NAME).is_file() and not method.get("lcm_lora"):
+                raise self._error("is a student of DisBack that did not start as an LCM-LoRA: take an LCM-LoRA.")
+            if not (path / LORA_NAME).exists() and any(path.glob("pytorch_lora_weights.*")):
+                raise self._error(f"has pickled weights, which may run code when they are loaded, but no {LORA_NAME}.")
             path = path / LORA_NAME
         if path.is_file():
             return path

@@ -1,14 +1,16 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Which files a pipeline consists of, and in which variants it has its weights, from the files' names alone."""
 
+import json
 import os
 import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from safetensors import SafetensorError, safe_open
 
-from ..errors import RunError, UsageError
+from ..errors import RunError, UsageError, one_line
 from ..hub_errors import reading
 
 
@@ -56,12 +58,13 @@ class PipelineFiles:
         """Names of its folders (`set[str]`)."""
         return {name.split("/")[0] for name in self.names if "/" in name}
 
-    def variant(self, part: str, wanted: str | None) -> str | None:
+    def variant(self, part: str, wanted: str | None, or_the_only_one: bool = False) -> str | None:
         """The variant to load a part in: the one wanted where the part has it, else None, the plain files.
 
         Args:
             part (`str`): a folder, such as "unet", or "" for the top one.
             wanted (`str` or `None`): such as "fp16".
+            or_the_only_one (`bool`): take another variant where there is no choice.
 
         Raises:
             UsageError: the part has no safetensors files of either kind; says what it has instead.
@@ -74,6 +77,8 @@ class PipelineFiles:
             return wanted
         if None in variants:
             return None
+        if or_the_only_one and len(set(variants)) == 1:
+            return variants[0]
         where = f"{self.source} has {{}} in {place or './'}"
         if variants:
             raise UsageError(
@@ -88,13 +93,45 @@ class PipelineFiles:
             )
         raise UsageError(f"{where.format('no weights')}: complete the folder, or download it again.")
 
+    def check_readable(self, part: str, variant: str | None) -> None:
+        """Read the headers of a part's safetensors files in a folder on this machine.
+
+        Raises:
+            UsageError: one is missing or damaged; names it.
+        """
+        folder = Path(self.source, part)
+        if not folder.is_dir():
+            return
+        for match in filter(None, map(WEIGHTS.fullmatch, sorted(os.listdir(folder)))):
+            if match["format"] == "safetensors" and match["variant"] == variant:
+                _check_header(os.path.join(self.source, part, match[0]))
+        for index in folder.glob(f"*.safetensors.index{'.' + variant if variant else ''}.json"):
+            try:
+                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, AttributeError, TypeError):
+                raise UsageError(f"{index} is damaged: download it again.") from None
+            if missing := [name for name in sorted(shards) if not (folder / name).is_file()]:
+                raise UsageError(f"{folder / missing[0]} is missing, which {index.name} names: download it again.")
+
+
+def _check_header(file):
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        with open(file, "rb") as opened:
+            pointer = opened.read(1024).startswith(b"version https://git-lfs")
+        what = "is a Git LFS pointer, not the weights" if pointer else f"is damaged ({one_line(error)})"
+        raise UsageError(f"{file} {what}: download it again.") from None
+
 
 def weights_hint(source: str, variant: str | None = None, revision: str | None = None) -> str | None:
     """Why a pipeline may have failed to load (`str`): a part with weights of another variant, or pickled; or None."""
     try:
         files = PipelineFiles(source, revision)
-        for part in files.folders.intersection(PARTS):
-            files.variant(part, variant)
+        found = [files.variant(part, variant) for part in sorted(files.folders.intersection(PARTS))]
+        if variant and variant not in found:
+            return f"{source} has no weights of variant {variant}: leave it out."
     except UsageError as error:
         return str(error)
     except RunError:

@@ -2,10 +2,11 @@
 """Another UNet than the teacher's for a full student to start as, such as a smaller one."""
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from ..errors import RunError, UsageError, one_line
-from .pipeline_files import PipelineFiles, refuse_single_file
+from ..hub import CONFIG_NAME
+from .pipeline_files import INDEX_NAME, PipelineFiles, refuse_single_file
 
 
 # What must be equal in two UNets for one to take the place of the other in a pipeline.
@@ -34,15 +35,19 @@ class StudentUNet:
         name (`str`): folder or Hub id of a UNet, or of a pipeline with one.
         teacher_config (`dict`): of the teacher's UNet.
         variant (`str`, *optional*): of the weights, where there are such files.
+        prediction_type (`str`, *optional*): of the teacher. A pipeline's UNet must predict the same.
 
     Raises:
         UsageError: there is none, or one that cannot take the place of the teacher's.
         RunError: the Hub cannot be reached and the cache does not hold it.
     """
 
-    def __init__(self, name, teacher_config, variant=None):
+    def __init__(self, name, teacher_config, variant=None, prediction_type=None):
         self.name = name
         files = self._files()
+        if CONFIG_NAME in files.names and INDEX_NAME in files.names:
+            raise self._error("is a student saved as a whole pipeline: give the folder its training wrote.")
+        self._check_prediction(files, prediction_type)
         self._subfolder = "unet" if "unet/config.json" in files.names else ""
         self.config = {**self._read_config(), "sample_size": teacher_config["sample_size"]}
         for key in UNET_INTERFACE:
@@ -52,7 +57,7 @@ class StudentUNet:
                     "place. Give a UNet of the same kind of model."
                 )
         try:
-            self._variant = files.variant(self._subfolder, variant)
+            self._variant = files.variant(self._subfolder, variant, or_the_only_one=True)
         except UsageError as error:
             raise UsageError(f"--student_unet {error}") from None
 
@@ -68,6 +73,17 @@ class StudentUNet:
         if not {"unet/config.json", "config.json"}.intersection(files.names):
             raise self._error("holds no UNet: there is no unet/config.json and no config.json.")
         return files
+
+    def _check_prediction(self, files, expected):
+        if expected is None or "scheduler/scheduler_config.json" not in files.names:
+            return
+        try:
+            config = DDIMScheduler.load_config(self.name, subfolder="scheduler")
+            found = config.get("prediction_type", "epsilon")
+        except Exception as error:  # of several libraries
+            raise self._error(f"has no valid scheduler config: {one_line(error)}") from None
+        if found != expected:
+            raise self._error(f"predicts {found} (scheduler/), the teacher {expected}: it cannot take its place.")
 
     def _read_config(self):
         """All settings of the UNet (`dict`)."""

@@ -3,6 +3,7 @@
 
 import inspect
 
+import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 from ..errors import RunError, UsageError, one_line
@@ -41,6 +42,7 @@ class TeacherSource:
                 "distilled from (base_model in its disback_config.json)."
             )
         self.index, self.commit = self.load("model_index.json", DiffusionPipeline.load_config, return_commit_hash=True)
+        self._object("model_index.json", self.index)
 
     def error(self, message):
         """A UsageError about the teacher; the message has no subject."""
@@ -57,21 +59,39 @@ class TeacherSource:
 
     def config(self, cls, subfolder):
         """The config of a diffusers model, with the defaults of its class (`dict`)."""
-        config = self.load(f"{subfolder}/ config", cls.load_config, subfolder=subfolder)
+        config = self._object(subfolder, self.load(f"{subfolder}/ config", cls.load_config, subfolder=subfolder))
         kind = config.get("_class_name")
         if kind not in (None, cls.__name__):
             raise self.error(f"has a {kind} in {subfolder}/: only a {cls.__name__} is supported there.")
         parameters = inspect.signature(cls.__init__).parameters.values()
-        return {**{p.name: p.default for p in parameters if p.default is not p.empty}, **config}
+        config = {**{p.name: p.default for p in parameters if p.default is not p.empty}, **config}
+        self.check_builds(subfolder, lambda: cls.from_config(config))
+        return config
+
+    def check_builds(self, subfolder, build):
+        """Build a model without weights, which finds settings that make no sense or contradict each other."""
+        try:
+            with torch.device("meta"):
+                build()
+        except Exception as error:  # of whatever is in the config
+            raise self.error(f"has no valid {subfolder}/ config: {_named(error)}") from None
+
+    def _object(self, where, config):
+        if not isinstance(config, dict):
+            raise self.error(f"has no valid {where} config: it is a {type(config).__name__}, not an object.")
+        return config
 
     def scheduler_config(self):
         """The config of its scheduler (`dict`)."""
-        return self.load("scheduler/ config", DDIMScheduler.load_config, subfolder="scheduler")
+        config = self.load("scheduler/ config", DDIMScheduler.load_config, subfolder="scheduler")
+        return self._object("scheduler/", config)
 
     def check_weights(self, parts):
-        """Raise a UsageError where a part has no weights that can be loaded, by the names of its files alone."""
+        """Raise a UsageError where a part has no weights that can be loaded, by the names and headers of its files."""
         try:
             variants = [self.files.variant(part, self.variant) for part in parts]
+            for part, variant in zip(parts, variants, strict=True):
+                self.files.check_readable(part, variant)
         except UsageError as error:
             raise UsageError(f"--pretrained_teacher_model {error}") from None
         if self.variant and not any(variants):
@@ -114,3 +134,8 @@ class TeacherSource:
             and f"{self.name} may have been distilled to a few steps already, as {seems}. A student of it "
             "would learn from an output that is no score. Take the model it came from, unless you know better."
         )
+
+
+def _named(error):
+    """A KeyError's message alone is only the key."""
+    return f"{type(error).__name__} {one_line(error)}" if isinstance(error, KeyError) else one_line(error)

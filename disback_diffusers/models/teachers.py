@@ -13,9 +13,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ..diffusion.losses import guide
 from ..diffusion.noise import NoiseSchedule
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from .conditioning import Bucket, Conditioning
-from .decoder import Decoder
+from .decoder import Decoder, check_scaling_factor
 from .teacher_source import TeacherSource
 from .text_parts import TextPart, without_truncation_warnings
 
@@ -23,6 +23,7 @@ from .text_parts import TextPart, without_truncation_warnings
 # Below this alpha an epsilon prediction is not used to draw with: its error grows by 1 / alpha, to infinity at zero
 # terminal SNR. Stable Diffusion ends at 0.068, DDPM's linear betas at 0.006.
 SMALLEST_ALPHA = 0.005
+LARGEST = 16384  # pixels of a side
 # UNets with one of these need inputs that a text-to-image pipeline does not give.
 UNSUPPORTED = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
@@ -67,10 +68,13 @@ class StableDiffusionTeacher:
         if seems := self.source.refuse_distilled(self.unet_config, self.scheduler_config):
             self.warnings.append(seems)
         self.schedule = self._read_schedule()
+        check_scaling_factor(self.vae_config, self._error)
         self.latent_channels = self.unet_config["in_channels"]
         self.vae_scale_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
         self._check_unet()
         self.text_parts = [self._text_part(encoder, cls.__name__) for encoder, cls in self.text_encoders.items()]
+        for part, (encoder, cls) in zip(self.text_parts, self.text_encoders.items(), strict=True):
+            self.source.check_builds(encoder, lambda cls=cls, part=part: cls(part.config))
         self._check_text_sizes()
         self._check_weights()
         self._decoder = Decoder(self.source, self.vae_config, vae)
@@ -83,6 +87,8 @@ class StableDiffusionTeacher:
             schedule = NoiseSchedule.from_scheduler(self.scheduler_config)
         except UsageError as error:
             raise self._error(f"has a scheduler/ that this package cannot distill: {error}") from None
+        except Exception as error:  # of whatever is in the config
+            raise self._error(f"has no valid scheduler/ config: {one_line(error)}") from None
         if schedule.num_train_timesteps is None:
             kind = self.scheduler_config["_class_name"]
             raise self._error(f"has a {kind}: only schedulers with whole timesteps are supported.")
@@ -170,6 +176,8 @@ class StableDiffusionTeacher:
         size = [int(part) for part in text.lower().split("x") if part.isascii() and part.isdigit()]
         if len(size) != text.lower().count("x") + 1 or len(size) > 2 or 0 in size:
             raise UsageError(f"--resolution {text} must be pixels, such as 1024 or 832x1216 (width x height).")
+        if max(size) > LARGEST:
+            raise UsageError(f"--resolution {text} is larger than {LARGEST} pixels.")
         width, height = size[0], size[-1]
         factor = self.vae_scale_factor
         if width % factor or height % factor:
@@ -300,6 +308,8 @@ class StableDiffusionXLTeacher(StableDiffusionTeacher):
 
     def _check_text_sizes(self):
         super()._check_text_sizes()
+        if self.unet_config["addition_time_embed_dim"] is None:
+            raise self._error("has no valid unet/ config: addition_time_embed_dim is missing.")
         pooled, given = self._pooled_size(), self.text_parts[-1].config.projection_dim
         if pooled != given:
             raise self._error(

@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 from transformers import CLIPTextConfig, CLIPTokenizer, PretrainedConfig
 
@@ -17,6 +18,14 @@ LOGGERS = (
     "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
     "transformers.tokenization_utils_base",
 )
+
+
+SHORTEST = 3  # tokens of a prompt: its beginning, its end, and one between them
+
+
+def has_vocabulary(tokenizer: CLIPTokenizer) -> bool:
+    """Whether it knows any token but special ones; transformers loads it without its files as well."""
+    return len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)) > 0
 
 
 class TextPart:
@@ -35,12 +44,15 @@ class TextPart:
     def __init__(self, load, index, folders, encoder, kind):
         self.encoder, self.tokenizer_name = encoder, encoder.replace("text_encoder", "tokenizer")
         for name, expected in ((encoder, kind), (self.tokenizer_name, "CLIPTokenizer")):
-            found = (index.get(name) or (None, None))[1]
+            entry = index.get(name)
+            found = entry[1] if isinstance(entry, list | tuple) and len(entry) == 2 else None
             if found is None or name not in folders:
                 raise UsageError(f"has no {name}: take a complete pipeline.")
             if found.removesuffix("Fast") != expected:
                 raise UsageError(f"has a {found} as its {name}: only a {expected} is supported there.")
         settings, _ = load(f"{encoder}/ config", PretrainedConfig.get_config_dict, subfolder=encoder)
+        if not isinstance(settings, dict):
+            raise UsageError(f"has no valid {encoder}/ config: it is a {type(settings).__name__}, not an object.")
         if settings.get("model_type") not in ("clip_text_model", "clip"):
             raise UsageError(f"has a {settings.get('model_type')} in {encoder}/: only a {kind} is supported there.")
         self.config = load(f"{encoder}/ config", CLIPTextConfig.from_pretrained, subfolder=encoder)
@@ -48,13 +60,21 @@ class TextPart:
         self._check_tokenizer()
 
     def _check_tokenizer(self):
-        name, tokens, limit = self.tokenizer_name, len(self.tokenizer), self.config.vocab_size
+        name, limit = self.tokenizer_name, self.config.vocab_size
+        tokens = 1 + max(self.tokenizer.get_vocab().values(), default=-1)
+        if not has_vocabulary(self.tokenizer):
+            raise UsageError(f"has no vocabulary in {name}/: files are missing there, download it again.")
         if tokens > limit:
             raise UsageError(
                 f"has {tokens:,} tokens in {name}/, but embeddings of {limit:,} in {self.encoder}/: take its own "
                 "tokenizer, or resize_token_embeddings() of the encoder."
             )
         length, positions = self.tokenizer.model_max_length, self.config.max_position_embeddings
+        if not isinstance(length, Real) or length < SHORTEST:
+            raise UsageError(
+                f"has model_max_length {length!r} in {name}/tokenizer_config.json: set it to {positions}, what "
+                f"{self.encoder} reads."
+            )
         if length > positions:
             said = f"model_max_length {length:,}" if length < 10**9 else "no model_max_length"
             raise UsageError(

@@ -130,10 +130,11 @@ class DegradationRecording(Stage):
         samples = {"student": student, "teacher": teacher}
         for name, x0 in samples.items():
             if not x0.isfinite().all():
-                raise RunError(
-                    f"the {name}'s samples are not finite numbers: with --mixed_precision fp16 the UNet may overflow, "
-                    "try bf16."
-                )
+                if self.context.accelerator.mixed_precision == "fp16":
+                    remedy = "with --mixed_precision fp16 the UNet may overflow, try bf16"
+                else:
+                    remedy = "check the weights of the teacher, its text encoder and --student_unet for NaN"
+                raise RunError(f"samples of the {name} are not finite numbers: {remedy}.")
         return samples
 
     # -----------------------------------------------------------------------------------------------------------------

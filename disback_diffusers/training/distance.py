@@ -5,13 +5,13 @@ import math
 
 import torch
 
-from ..errors import UsageError
+from ..errors import NotFiniteError, UsageError
 from ..evaluation.extractors import load_extractor
 from ..evaluation.frechet import frechet_distance, statistics
 from ..evaluation.images import features_of
 from ..evaluation.judge import RETRIEVED, Judge
 from ..evaluation.reference import saved_reference
-from ..evaluation.sheets import NotFiniteError, to_pil
+from ..evaluation.sheets import to_pil
 from ..models.embedded import EMBEDDED
 from .batches import generator
 

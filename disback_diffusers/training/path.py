@@ -64,6 +64,8 @@ class DegradationPath:
             UsageError: no or a broken manifest, a missing or changed node file, or another base.
         """
         folder = Path(folder).expanduser()
+        if folder.name == MANIFEST and folder.is_file():
+            folder = folder.parent
         if not (folder / MANIFEST).is_file() and (folder / "degradation" / MANIFEST).is_file():
             folder = folder / "degradation"
         file = folder / MANIFEST
@@ -74,6 +76,7 @@ class DegradationPath:
             nodes = [Node(**node) for node in manifest["nodes"]]
             path = cls(folder, manifest["base_fingerprint"], manifest["settings"], nodes, manifest["complete"])
             path.untrained = manifest.get("untrained")
+            path._check_types()
         except FileNotFoundError:
             raise UsageError(f"{folder} holds no degradation path: there is no {MANIFEST}.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -85,6 +88,14 @@ class DegradationPath:
         for node in path.nodes[1:]:
             path._check_file(node)
         return path
+
+    def _check_types(self):
+        """Raises a ValueError for a manifest with values of other types."""
+        if not isinstance(self.settings, dict) or not isinstance(self.base_fingerprint, str) or not self.nodes:
+            raise ValueError("settings, base_fingerprint or nodes are missing")
+        for node in self.nodes:
+            if type(node.step) is not int or (node.step > 0) != isinstance(node.file, str):
+                raise ValueError(f"a node with step {node.step!r} and file {node.file!r}")
 
     def check_base(self, base):
         fingerprint = getattr(base, "fingerprint", base)

@@ -48,7 +48,8 @@ def different(before, now):
         free.add("max_train_steps")  # training longer, or less long, is the same run
     if before["mixed_precision"] is None:  # left to accelerate: checkpoints have it
         free.add("mixed_precision")
-    return [name for name in now if name not in free and not _same(name, before[name], now[name])]
+    found = [name for name in now if name not in free and not _same(name, before[name], now[name])]
+    return sorted(found, key="max_train_steps".__eq__)  # last, as it may differ unless another setting does
 
 
 def _same(name, before, now):
@@ -252,7 +253,7 @@ class RunFolder:
         if not file.is_file():
             return
         kept = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = json.loads(line)
                 at = (STAGES.index(record["stage"]), record["step"])

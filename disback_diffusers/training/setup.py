@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectCon
 
 from ..data.prompts import load_prompts
 from ..errors import UsageError, one_line
+from ..evaluation.reference import saved_reference
 from ..launcher import check_launcher
 from ..models.adapter_files import base_fingerprint
 from ..models.conditioning import PromptBank
@@ -22,7 +23,7 @@ from ..models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles, present_target
 from ..models.student import Student
 from ..models.student_unet import StudentUNet
 from .batches import BatchSource
-from .distance import load_instruments
+from .distance import FLAG, load_instruments
 from .learner import optimizer_class
 from .path import DegradationPath
 from .run_folder import RunFolder
@@ -43,15 +44,11 @@ def prepare(args, teacher_class):
     teacher = teacher_class(args.pretrained_teacher_model, args.teacher_revision, args.variant, vae)
     teacher.check_timestep(args.conditioning_timestep)
     teacher.buckets(args.resolution)
-    if args.lcm_lora:
-        LcmLora(args.lcm_lora, teacher.unet_config)
-    if args.student_unet:
-        StudentUNet(args.student_unet, teacher.unet_config, args.variant)
+    _check_other_models(args, teacher)
+    if args.log_fd_every:
+        saved_reference(args.fd_reference, FLAG)  # checks
     if not args.dry_run:  # which may plan for another machine
-        optimizer_class(args.use_8bit_adam)
-        _check_xformers(args)
-        if args.log_fd_every:
-            load_instruments(args, "cpu")
+        _check_packages(args)
     prompts = load_prompts(args.prompt_dataset, args.caption_column)
     shown = validation_prompts(args.validation_prompts, prompts)
     long = _longer_than_read(teacher, prompts, f"--prompt_dataset {args.prompt_dataset}")
@@ -62,19 +59,49 @@ def prepare(args, teacher_class):
     args.mixed_precision = accelerator.mixed_precision  # for the records, where it was left to accelerate
     folder = RunFolder(args.output_dir, accelerator.is_main_process)
     folder.check(args.settings(), args.resume_from_checkpoint)
-    folder.find(args.resume_from_checkpoint)
+    _check_checkpoint(folder.find(args.resume_from_checkpoint), args.max_train_steps)
     if accelerator.is_main_process:
-        for warning in teacher.warnings:
-            logger.warning(warning)
-        if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
-            logger.warning("accelerate's dynamo_backend has no effect here: --compile compiles the UNet.")
-        if long:
-            logger.warning(
-                f"{long:,} of {len(prompts):,} prompts are longer than the {teacher.prompt_tokens} tokens that are "
-                "read of a prompt: what comes after has no effect."
-            )
+        _warn(teacher, long, len(prompts))
     accelerator.wait_for_everyone()
     return teacher, prompts, accelerator, folder
+
+
+def _check_other_models(args, teacher):
+    if args.lcm_lora:
+        LcmLora(args.lcm_lora, teacher.unet_config)
+    if args.student_unet:
+        _other_unet(args, teacher)
+
+
+def _check_packages(args):
+    optimizer_class(args.use_8bit_adam)
+    _check_xformers(args)
+    if args.log_fd_every:
+        load_instruments(args, "cpu")
+
+
+def _warn(teacher, long, prompts):
+    for warning in teacher.warnings:
+        logger.warning(warning)
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        logger.warning("accelerate's dynamo_backend has no effect here: --compile compiles the UNet.")
+    if long:
+        logger.warning(
+            f"{long:,} of {prompts:,} prompts are longer than {teacher.prompt_tokens} tokens; the text encoder "
+            "ignores the rest."
+        )
+
+
+def _check_checkpoint(checkpoint, max_train_steps):
+    if checkpoint and checkpoint.stage_name == "backtracking" and checkpoint.step > max_train_steps:
+        raise UsageError(
+            f"--max_train_steps {max_train_steps} is less than the {checkpoint.step} updates that the run has made: "
+            f"give at least {checkpoint.step}."
+        )
+
+
+def _other_unet(args, teacher):
+    return StudentUNet(args.student_unet, teacher.unet_config, args.variant, teacher.schedule.prediction_type)
 
 
 def _longer_than_read(teacher, prompts, flag):
@@ -96,6 +123,8 @@ def make_accelerator(args):
             f"--mixed_precision {precision} (as accelerate is set) is not supported: use bf16, fp16 or no."
         )
     logging_dir = os.path.join(args.output_dir, args.logging_dir)
+    if args.report_to and os.path.isfile(logging_dir):
+        raise UsageError(f"--logging_dir {args.logging_dir} is a file: choose a folder.")
     try:
         accelerator = Accelerator(
             mixed_precision=args.mixed_precision,
@@ -104,8 +133,14 @@ def make_accelerator(args):
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
             project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=logging_dir),
         )
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"--mixed_precision {precision} cannot be used here: {one_line(error)}") from None
+    except (ImportError, ValueError, RuntimeError) as error:
+        reason = one_line(error)
+        if "precision" in reason or isinstance(error, ImportError):
+            raise UsageError(f"--mixed_precision {precision} cannot be used here: {reason}") from None
+        raise UsageError(
+            f"accelerate cannot start ({reason}): check `accelerate config` and the environment variables it was "
+            "launched with."
+        ) from None
     missing = set(args.report_to) - {"all"} - {str(tracker) for tracker in accelerator.log_with}
     if missing:
         raise UsageError(f"--report_to {min(missing)}: this tracker is not installed (pip install {min(missing)}).")
@@ -215,7 +250,7 @@ def build(args, teacher, prompts, accelerator, folder):
 
 
 def _student_unet(args, teacher):
-    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config, args.variant)
+    other = args.student_unet and _other_unet(args, teacher)
     return (other.load() if other else teacher.load_unet()).eval().requires_grad_(True)
 
 

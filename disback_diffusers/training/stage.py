@@ -117,6 +117,8 @@ class Stage:
         for name, learner in self.learners.items():
             file = folder / f"learner_{name}.pt"
             learner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        if type(state["step"]) is not int:
+            raise ValueError(f"its step is {state['step']!r}")
         self.step = state["step"]
         self.load_state(state)
 

@@ -116,7 +116,8 @@ def test_a_student_of_another_kind_takes_styles_as_diffusers_does(family, styles
 
 @pytest.mark.parametrize(
     "turn_off", [lambda pipe: pipe.disable_lora(), lambda pipe: pipe.set_adapters(["style"]),
-                 lambda pipe: pipe.fuse_lora(components=["unet"], adapter_names=["style"])]
+                 lambda pipe: pipe.fuse_lora(components=["unet"], adapter_names=["style"]),
+                 lambda pipe: pipe.set_adapters(["disback", "style"], [0.0, 1.0])]
 )  # fmt: skip
 def test_the_undistilled_base_is_not_drawn_without_a_word(pipe, styles, draw, warned, turn_off):
     pipe.load_lora_weights(styles[0], adapter_name="style")
@@ -125,6 +126,13 @@ def test_the_undistilled_base_is_not_drawn_without_a_word(pipe, styles, draw, wa
     turn_off(pipe)
     draw(pipe)
     assert any('LoRA "disback" is not active' in message for message in warned())
+
+
+def test_the_home_folder_and_what_is_active(pipe, styles, monkeypatch):
+    """Of a LoRA with a part for the text encoder diffusers would not name the student."""
+    monkeypatch.setenv("HOME", str(styles[1].parent))
+    pipe.load_lora_weights(f"~/{styles[1].name}")
+    assert pipe.get_active_adapters() == ["disback", "default_1"]
 
 
 def test_deleting_the_student_is_said(pipe, styles, warned):
@@ -162,3 +170,16 @@ def test_what_is_saved_draws_what_the_pipeline_draws(pipe, styles, tmp_path, dra
     for cls in (DisBackPipeline, DiffusionPipeline):
         saved = cls.from_pretrained(tmp_path)
         assert saved.get_list_adapters() == {} and difference(draw(saved), expected) < 1e-5
+    is_student = state not in ("student off", "all off")  # what has no student in it has no card that says so
+    assert [(tmp_path / name).exists() for name in ("README.md", "disback_config.json")] == [is_student] * 2
+
+
+def test_what_is_no_student_is_not_saved(family, pipe, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder, wrong, message in (("file", {}, "is a file"), ("a", {"safe_serialization": False}, "pickled")):
+        with pytest.raises(UsageError, match=message):
+            pipe.save_pretrained(tmp_path / folder, **wrong)
+    with pytest.raises(UsageError, match="no student to save"):
+        DisBackPipeline.from_pretrained(family.folders["lora"], unet=None).save_pretrained(tmp_path / "b")
+    with pytest.raises(UsageError, match="unet already carries a student's LoRA"):
+        DisBackPipeline.from_pretrained(family.folders["lora"], unet=pipe.unet)

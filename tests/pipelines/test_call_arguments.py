@@ -4,10 +4,12 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from tiny_students import TIMESTEP, noise
 
 from disback_diffusers import DisBackPipeline, UsageError
+from disback_diffusers.errors import NotFiniteError
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +27,27 @@ STOCK = [
     {"num_inference_steps": 1, "timesteps": [399]},
     {"cross_attention_kwargs": {"scale": 1.0}},
     {"height": np.int64(32), "width": 32},
+    *({"timesteps": value} for value in (np.int64(399), torch.tensor(399))),
+    {"num_inference_steps": np.int64(1)},
+    {"guidance_scale": np.float32(1.0), "eta": None},
+    {"generator": [torch.Generator(), torch.Generator()]},
+    {"generator": (torch.Generator(), torch.Generator())},
 ]
 STOCK_XL = [
     {"denoising_end": 1.0},
     {"negative_prompt_2": ""},
     {"negative_crops_coords_top_left": (0, 0), "negative_original_size": None},
+    {"original_size": [32, 32], "target_size": np.array([32, 32]), "crops_coords_top_left": None},
 ]
 
 
-@pytest.mark.parametrize("arguments", STOCK, ids=str)
+@pytest.mark.parametrize("arguments", STOCK, ids=",".join)
 def test_what_changes_nothing_is_accepted(pipe, draw, arguments):
     assert torch.equal(draw(pipe, ["a cat", "a dog"], n=2, **arguments), draw(pipe, ["a cat", "a dog"], n=2))
 
 
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
-@pytest.mark.parametrize("arguments", STOCK_XL, ids=str)
+@pytest.mark.parametrize("arguments", STOCK_XL, ids=",".join)
 def test_what_changes_nothing_is_accepted_by_sdxl(pipe, draw, arguments):
     assert torch.equal(draw(pipe, **arguments), draw(pipe))
 
@@ -81,6 +89,27 @@ WRONG = [
     ({"latents": np.zeros((1, 4, 16, 16), np.float32)}, "latents is a ndarray: .*torch.from_numpy"),
     ({"latents": torch.zeros(2, 4, 16, 16)}, r"latents has shape \(2, 4, 16, 16\): 1 images need \(1, 4"),
     ({"latents": torch.zeros(4, 16, 16)}, "latents has shape"),
+    ({"latents": torch.full((1, 4, 16, 16), torch.nan)}, "latents must be finite"),
+    ({"latents": torch.zeros(1, 4, 16, 16, dtype=torch.complex64)}, "latents must be finite real numbers"),
+    ({"latents": torch.zeros(1, 4, 16, 16, device="meta")}, "latents must be finite real numbers"),
+    ({"latents": torch.zeros(1, 4, 0, 16)}, "latents has shape"),
+    ({"num_inference_steps": 1.0}, "num_inference_steps=1.0 must be a whole number"),
+    ({"num_inference_steps": True}, "num_inference_steps=True must be a whole number"),
+    ({"timesteps": "399"}, "timesteps='399' must be a list"),
+    ({"timesteps": [399.7]}, r"timesteps=\[399.7\] must be a list"),
+    ({"timesteps": ["399"]}, r"timesteps=\['399'\] must be a list"),
+    ({"guidance_scale": float("nan")}, "guidance_scale=nan must be a number"),
+    ({"generator": True}, "generator=True .*give a torch.Generator"),
+    ({"generator": [None]}, "generator=None is no"),
+    ({"prompt": "\ud800 cat"}, "lone surrogate"),
+    ({"height": 33}, "height=33 must be a multiple of 8"),
+    ({"clip_skip": 99}, "clip_skip=99 must be less than 2"),
+    ({"cross_attention_kwargs": {"scale": float("nan")}}, "must be a finite number other than 0"),
+    ({"cross_attention_kwargs": {"scale": 0}}, r"other than 0; pipe.disable_lora\(\)"),
+    ({"cross_attention_kwargs": {"scale": "x"}}, "must be a finite number"),
+    ({"callback_on_step_end": 5}, "callback_on_step_end=5 must be a function"),
+    ({"callback_on_step_end_tensor_inputs": "latents"}, "must be a list of names"),
+    ({"prompt": None, "prompt_embeds": torch.zeros(1, 77, 5)}, r"prompt_embeds is \(1, 77, 5\)"),
 ]
 WRONG_XL = [
     ({"denoising_end": 0.8}, "denoising_end=0.8"),
@@ -88,20 +117,81 @@ WRONG_XL = [
     ({"negative_original_size": (8, 8)}, "negative_original_size: the student"),
     ({"negative_pooled_prompt_embeds": torch.zeros(1, 32)}, "negative_pooled_prompt_embeds: the student"),
     ({"prompt": None, "prompt_embeds": torch.zeros(1, 77, 64)}, "needs pooled_prompt_embeds"),
+    ({"prompt": ["a", "b"], "prompt_2": "c"}, "prompt_2 must have as many texts as prompt, 2"),
+    ({"original_size": 32}, "original_size=32 must be two numbers"),
+    ({"target_size": (32,)}, "must be two numbers"),
+    ({"original_size": (float("nan"), 32)}, "must be two numbers"),
+    *(
+        ({"prompt": None, "prompt_embeds": torch.zeros(1, 77, 64), **more}, message)
+        for more, message in (
+            ({"pooled_prompt_embeds": torch.zeros(1, 5)}, r"pooled_prompt_embeds is \(1, 5\): .* \(1, 32\)"),
+            ({"pooled_prompt_embeds": torch.zeros(2, 32)}, r"pooled_prompt_embeds is \(2, 32\)"),
+            ({"pooled_prompt_embeds": np.zeros((1, 32))}, "pooled_prompt_embeds is ndarray"),
+            ({"pooled_prompt_embeds": torch.full((1, 32), torch.inf)}, "pooled_prompt_embeds must be finite"),
+            ({"pooled_prompt_embeds": torch.zeros(1, 32), "prompt_2": "c"}, "prompt_2 needs prompt"),
+        )
+    ),
 ]
 
 
-@pytest.mark.parametrize("arguments, message", WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    "arguments, message", WRONG, ids=lambda value: value[:40] if isinstance(value, str) else ",".join(value)
+)
 def test_wrong_values_have_one_clear_line(pipe, arguments, message):
     with pytest.raises(UsageError, match=message):
         pipe(**{"prompt": "a cat", **arguments})
 
 
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
-@pytest.mark.parametrize("arguments, message", WRONG_XL, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    "arguments, message", WRONG_XL, ids=lambda value: value[:40] if isinstance(value, str) else ",".join(value)
+)
 def test_wrong_values_of_sdxl(pipe, arguments, message):
     with pytest.raises(UsageError, match=message):
         pipe(**{"prompt": "a cat", **arguments})
+
+
+def test_one_clear_line_for_parts_that_are_missing(sd):
+    for name in ("vae", "tokenizer", "text_encoder"):
+        pipe = DisBackPipeline.from_pretrained(sd.folders["unet"], **{name: None})
+        with pytest.raises(UsageError, match=f"loaded with {name}=None"):
+            pipe("a cat")
+    pipe = DisBackPipeline.from_pretrained(sd.folders["unet"])
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(UsageError, match="pipe.scheduler is a DDIMScheduler"):
+        pipe("a cat")
+
+
+def test_latents_of_another_precision(pipe, draw):
+    assert torch.equal(draw(pipe, latents=noise().double()), draw(pipe))
+
+
+def test_arguments_that_stock_has_in_another_order_need_their_names(pipe):
+    with pytest.raises(TypeError):
+        pipe("a cat", 32, 32, 4)
+
+
+def test_all_output_types_as_in_diffusers(sd, draw):
+    """They are made here, once the images are known to be finite."""
+    stock, ours = (cls.from_pretrained(sd.folders["full"]) for cls in (DiffusionPipeline, DisBackPipeline))
+    for kind in ("pil", "np", "pt", "latent"):
+        call = {"latents": noise(), "output_type": kind, "num_inference_steps": 1, "return_dict": False}
+        expected, images = stock("a cat", **call), ours("a cat", **call)
+        assert len(expected) == len(images) and type(expected[0]) is type(images[0])
+        assert np.array_equal(np.asarray(expected[0]), np.asarray(images[0]))
+
+
+@pytest.mark.parametrize("part", ["unet.conv_out", "vae.decoder.conv_out", "text_encoder"])
+@pytest.mark.parametrize("kind", ["pil", "latent"])
+def test_no_image_is_made_of_values_that_are_not_finite(sd, part, kind):
+    pipe = DisBackPipeline.from_pretrained(sd.folders["unet"])
+    name, _, layer = part.partition(".")
+    torch.nn.init.constant_(next(getattr(pipe, name).get_submodule(layer).parameters()), torch.nan)
+    if (name, kind) == ("vae", "latent"):
+        return
+    with pytest.raises(NotFiniteError, match="2 of 2 images have values that are not finite numbers; check") as raised:
+        pipe(["a cat", "a dog"], output_type=kind)
+    assert raised.value.images == [0, 1]
 
 
 @pytest.mark.parametrize("timestep", ["399", 399.5, True, 399.0])

@@ -77,11 +77,12 @@ def test_trained_for_one_step_only(sd, tmp_path, draw):
         draw(pipe, num_inference_steps=2)
 
 
-def test_an_earlier_start(sd, tmp_path, draw, difference):
+def test_an_earlier_start(sd, tmp_path, draw, difference, warned):
     """Plain diffusers would start at 999: so the saved pipeline has the one step at 799 only."""
     ours = DisBackPipeline.from_pretrained(lcm_student(sd, tmp_path / "lcm", timestep=799))
     assert seeded(draw, ours, timesteps=[799, 499]).isfinite().all()
     ours.save_pretrained(tmp_path / "whole")
+    assert any("has one step only" in message for message in warned())
     again = DisBackPipeline.from_pretrained(tmp_path / "whole")
     for pipe in (again, DiffusionPipeline.from_pretrained(tmp_path / "whole")):
         assert difference(draw(pipe, num_inference_steps=1), draw(ours)) < 1e-5

@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ def test_the_card_of_a_whole_pipeline_runs_and_says_what_diffusers_cannot_know(o
     card = (folder / "README.md").read_text()
     for words in ("`guidance_scale` and `negative_prompt` have no effect", "One step is enough", "`strength=1.0`"):
         assert words in card
+    assert "base_model=" not in card and "Without backtracking" not in card  # of whose training nothing is known
     for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
         code = code.replace("float16", "float32").replace("cuda", "cpu").replace("path/to/this/folder", str(folder))
         space = {}
@@ -126,6 +128,25 @@ def test_a_timestep_is_not_guessed_without_a_warning(family, warned):
     for make in (DisBackPipeline.from_pipe, lambda pipe: type(DisBackPipeline.from_pipe(pipe))(**pipe.components)):
         assert make(base).conditioning_timestep == 399
         assert any("taking 399" in message and "conditioning_timestep=" in message for message in warned())
+
+
+def test_from_pipe_of_what_is_no_pipeline(ours):
+    for other, remedy in (("folder", "use from_pretrained"), (None, "give a pipeline")):
+        with pytest.raises(UsageError, match=f"from_pipe: .*{remedy}"):
+            DisBackPipeline.from_pipe(other)
+    with pytest.raises(UsageError, match="has no foo"):
+        DisBackPipeline.from_pipe(ours, foo=1)
+    with pytest.raises(UsageError, match="None is no folder"):
+        DisBackPipeline.from_pretrained(None)
+
+
+def test_a_base_without_the_vocabulary_of_its_tokenizer(sd, tmp_path):
+    base = shutil.copytree(sd.base, tmp_path / "base")
+    for file in (base / "tokenizer").iterdir():
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+    with pytest.raises(UsageError, match="no vocabulary in tokenizer/"):
+        DisBackPipeline.from_pretrained(sd.folders["lora"], base_model=base)
 
 
 def test_from_pipe_keeps_precision_and_components(sd):

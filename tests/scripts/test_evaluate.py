@@ -110,7 +110,27 @@ def test_a_pipeline_takes_steps_and_guidance_and_a_student_does_not(folder):
     assert (settings["num_inference_steps"], settings["guidance_scale"], settings["num_images"]) == (2, 1.0, 5)
     for output in ("new", "plain"):  # told before a folder of other images is
         words = [*STUDENT, *REFERENCE, "--num_inference_steps", "2", "--output_dir", output]
-        refuses(*words, expected=["--num_inference_steps", "one step"])
+        refuses(*words, expected=["--num_inference_steps 2: this student was trained for 1"])
+
+
+def test_an_lcm_student_in_the_steps_it_was_trained_for(folder):
+    """Only the configuration says that it is one."""
+    file = folder / "student/disback_config.json"
+    config = {**json.loads(file.read_text()), "conditioning_timestep": 999}
+    file.write_text(json.dumps({**config, "method": {"proportion_later_steps": 0.25}}))
+    words = [*STUDENT, *REFERENCE, "--num_inference_steps"]
+    finish(*words, "4")
+    refuses(*words, "3", "--output_dir", "three", expected=["--num_inference_steps 3", "1 or 2 or 4 or 8"])
+
+
+@pytest.mark.parametrize("flag", ["--resolution 33", "--seed -1", "--guidance_scale nan", "--guidance_scale -5"])
+def test_values_that_cannot_work(folder, flag):
+    run = start([*STUDENT, *REFERENCE, *flag.split()], script=SCRIPT)
+    assert run.wait() == 2 and flag.split()[0] in run.output and "Traceback" not in run.output
+
+
+def test_a_variant_that_is_not_there(folder):
+    refuses(*STUDENT, *REFERENCE, "--variant", "fp16", expected=["has no weights of variant fp16: leave it out"])
 
 
 def test_another_size(folder):

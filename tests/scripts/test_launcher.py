@@ -28,6 +28,25 @@ def test_kinds_of_parallelism(monkeypatch, variable, name):
         check_launcher()
 
 
+@pytest.mark.parametrize(
+    "variable, value", [("ACCELERATE_USE_FSDP", "perhaps"), ("WORLD_SIZE", "x"), ("LOCAL_WORLD_SIZE", "1.5")]
+)
+def test_values_without_sense(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=f"environment variable {variable} is '{value}'"):
+        check_launcher()
+
+
+def test_values_as_accelerate_reads_them(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "on")
+    check_launcher()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "on")
+    with pytest.raises(UsageError, match="DeepSpeed"):
+        check_launcher()
+
+
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
@@ -65,5 +84,8 @@ def test_the_scripts_say_so_in_one_line(files, script):
 def test_precisions_and_trackers(fails, monkeypatch):
     fails("--report_to tensorbord", "--report_to tensorbord: there is no such tracker", "tensorboard")
     fails("--report_to none tensorboard", "--report_to none: there is no such tracker")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "x")
+    fails("", "accelerate cannot start", "accelerate config")
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     fails("", "--mixed_precision fp8 (as accelerate is set) is not supported")

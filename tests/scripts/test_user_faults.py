@@ -76,7 +76,7 @@ def test_where_the_teacher_s_sampling_starts(tmp_path, settings, starts_below):
 def test_long_prompts_are_said_once(files):
     (files / "prompts.txt").write_text("a red cat " * 60 + "\na dog\n")
     printed = finish(quick_words(*SHORT))
-    assert printed.count("1 of 2 prompts are longer than the 77 tokens that are read of a prompt") == 1
+    assert printed.count("1 of 2 prompts are longer than 77 tokens; the text encoder ignores the rest") == 1
     assert "truncated" not in printed and "sequence length" not in printed
     printed = finish(["out", "--prompts", "prompts.txt", "--save_reference", "r.safetensors", "--feature_extractor",
                       "embedded"], script=EVALUATE)  # fmt: skip

@@ -37,6 +37,10 @@ def test_every_setting_survives_the_file_that_a_run_leaves(tmp_path):
     assert parse_args(["--config", str(file)]).settings() == args.settings()
 
 
+def test_no_tracker():
+    assert parse_args([*NEEDED, "--report_to", "none"]).report_to == []
+
+
 def test_what_yaml_takes_for_false(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("mixed_precision: no\ncache_text_embeddings: off\n")

@@ -77,6 +77,7 @@ def test_what_is_at_fault_is_named_and_nothing_else(folder):
     assert different(before, settings(max_train_steps=4000, learning_rate=5e-5)) == ["learning_rate"]
     cosine = {"lr_scheduler": "cosine"}
     assert different(settings(max_train_steps=2000, **cosine), settings(**cosine)) == ["max_train_steps"]
+    assert different(before, settings(**cosine)) == ["lr_scheduler", "max_train_steps"]
     free = {"gradient_checkpointing": True, "output_dir": "other", "logging_steps": 5, "report_to": ["tensorboard"]}
     assert different(before, settings(max_train_steps=2000, **free)) == []
 
