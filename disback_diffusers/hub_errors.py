@@ -67,7 +67,7 @@ def reading(source: str, revision: str | None = None) -> Iterator[None]:
 def unreachable(source: str) -> str:
     """The message for a repository that is not in the cache while the Hub cannot be reached."""
     if is_offline_mode():
-        why = "HF_HUB_OFFLINE is set, so the Hub is not asked: unset it"
+        why = "HF_HUB_OFFLINE is set, so it cannot be downloaded: unset it"
     else:
         why = "the Hub cannot be reached: check the network and local_files_only"
-    return f"{source} is no folder, not (completely) in the cache, and {why}, or check the name."
+    return f"{source} is not a local folder and not (completely) in the cache, and {why}, or check the name."

@@ -168,6 +168,7 @@ WRONG = [
     ("c.tsv", "id\ttext\n1\ta\tb\n", "3 values in row 1 (line 2) for 2 columns: quote a text that has a tab"),
     ("c.csv", "text,text\na,b\n", "more than one column 'text' (it has text, text)"),
     ("c.csv", "caption\na\n", "no column 'text' (it has caption): set --caption_column"),
+    ("c.csv", "text;id\na;1\n", "separated by ';', not ','"),
     ("c.csv", 'text\n"a cat\n', "no readable CSV file"),
     ("c.csv", "", "holds no prompt: it is empty"),
     ("c.csv", "text\n", "holds no prompt: it is empty"),

@@ -94,9 +94,11 @@ def read_separated(path: Path, column: str, flag: str, delimiter: str = ",") -> 
             return []
         if Counter(header)[column] != 1:
             problem = "more than one" if column in header else "no"
+            other = next((sign for sign in (";", "\t", "|") if len(header) == 1 and sign in header[0]), None)
+            hint = f" Its values seem to be separated by {other!r}, not {delimiter!r}." if other else ""
             raise UsageError(
                 f"{flag} has {problem} column '{column}' (it has {', '.join(header)}): set --caption_column, or "
-                "correct the first line."
+                f"correct the first line.{hint}"
             )
         place, values = header.index(column), []
         for row in filter(None, reader):

@@ -12,8 +12,25 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from ..data.prompts import load_prompts as load_prompts  # its former place
-from ..errors import RunError
+from ..errors import RunError, UsageError
 from ..files import atomic_write
+
+
+LARGEST = 16384  # pixels of a side
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """Width and height of "1024" or "832x1216".
+
+    Raises:
+        UsageError: It is neither, or too large.
+    """
+    size = [int(part) for part in text.lower().split("x") if part.isascii() and part.isdigit()]
+    if len(size) != text.lower().count("x") + 1 or len(size) > 2 or 0 in size:
+        raise UsageError(f"--resolution {text} must be pixels, such as 1024 or 832x1216 (width x height).")
+    if max(size) > LARGEST:
+        raise UsageError(f"--resolution {text} is larger than {LARGEST} pixels.")
+    return size[0], size[-1]
 
 
 @dataclass

@@ -152,6 +152,8 @@ def refuse_single_file(source: str, cls: str = "StableDiffusionPipeline") -> Non
     remedy = f"{cls}.from_single_file(FILE).save_pretrained(FOLDER)"
     if cls == "StableDiffusionPipeline":
         remedy += " (SDXL: StableDiffusionXLPipeline)"
+    if not os.path.exists(source):
+        raise UsageError(f"{source}: there is no such file, and it could not be used as it is: {remedy}.")
     if suffix == ".safetensors":
         raise UsageError(f"{source} is a single file; make a folder of it: {remedy}.")
     raise UsageError(

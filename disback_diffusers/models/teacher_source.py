@@ -38,7 +38,7 @@ class TeacherSource:
         self.is_student = CONFIG_NAME in self.files.names
         if self.is_student and "model_index.json" not in self.files.names:
             raise self.error(
-                "is what a DisBack training has left: a student cannot be the teacher. Take the model it was "
+                "is the output folder of a DisBack training; a student cannot be a teacher. Take the model it was "
                 "distilled from (base_model in its disback_config.json)."
             )
         self.index, self.commit = self.load("model_index.json", DiffusionPipeline.load_config, return_commit_hash=True)
@@ -128,11 +128,13 @@ class TeacherSource:
             self.path, self.index, unet_config, scheduler_config, has_our_config=self.is_student
         )
         if files_say:
-            raise self.error(f"{files_say}, whose output is no score: take the model it was distilled from.")
+            raise self.error(
+                f"{files_say}. A few-step model does not predict noise at every timestep, so it cannot be a teacher: take the model it was distilled from."
+            )
         return (
             seems
             and f"{self.name} may have been distilled to a few steps already, as {seems}. A student of it "
-            "would learn from an output that is no score. Take the model it came from, unless you know better."
+            "would then be of no use. Take the model it came from, unless you are sure that it is an ordinary one."
         )
 
 

@@ -4,7 +4,6 @@
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -14,16 +13,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from ..diffusion.losses import guide
 from ..diffusion.noise import NoiseSchedule
 from ..errors import UsageError, one_line
-from .conditioning import Bucket, Conditioning
+from .conditioning import Bucket, Conditioning, pixels
+from .ddim import sampler
 from .decoder import Decoder, check_scaling_factor
 from .teacher_source import TeacherSource
 from .text_parts import TextPart, without_truncation_warnings
 
 
-# Below this alpha an epsilon prediction is not used to draw with: its error grows by 1 / alpha, to infinity at zero
-# terminal SNR. Stable Diffusion ends at 0.068, DDPM's linear betas at 0.006.
-SMALLEST_ALPHA = 0.005
-LARGEST = 16384  # pixels of a side
 # UNets with one of these need inputs that a text-to-image pipeline does not give.
 UNSUPPORTED = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
@@ -173,12 +169,7 @@ class StableDiffusionTeacher:
         return [self._bucket(text) for text in resolution or [self.default_resolution]]
 
     def _bucket(self, text):
-        size = [int(part) for part in text.lower().split("x") if part.isascii() and part.isdigit()]
-        if len(size) != text.lower().count("x") + 1 or len(size) > 2 or 0 in size:
-            raise UsageError(f"--resolution {text} must be pixels, such as 1024 or 832x1216 (width x height).")
-        if max(size) > LARGEST:
-            raise UsageError(f"--resolution {text} is larger than {LARGEST} pixels.")
-        width, height = size[0], size[-1]
+        width, height = pixels(text)
         factor = self.vae_scale_factor
         if width % factor or height % factor:
             raise UsageError(f"--resolution {text} must be a multiple of {factor}, the VAE's factor.")
@@ -251,7 +242,7 @@ class StableDiffusionTeacher:
     def sample(self, unet, noise, conditioning, empty, steps, guidance_scale=1.0):
         """DDIM (trailing spacing) from `noise` (n, c, h, w) to latents of the same shape, float32.
 
-        It starts at the last timestep, but of an epsilon prediction at one with an alpha of at least SMALLEST_ALPHA.
+        It starts at the last timestep, but of an epsilon prediction at one that is not nearly pure noise.
 
         Args:
             unet: the teacher (adapters off).
@@ -259,7 +250,7 @@ class StableDiffusionTeacher:
             empty (`Conditioning`): one row, the empty prompt.
             steps (`int`): UNet evaluations (twice as many forwards' work with guidance).
         """
-        scheduler = self._sampler(steps)
+        scheduler = sampler(self.scheduler_config, self.schedule.prediction_type, steps)
         scheduler.set_timesteps(steps, device=noise.device)
         x, dtype, n = noise.float(), next(unet.parameters()).dtype, len(noise)
         for t in scheduler.timesteps:
@@ -272,22 +263,6 @@ class StableDiffusionTeacher:
                 )
             x = scheduler.step(output, t, x).prev_sample
         return x
-
-    def _sampler(self, steps):
-        ddim = DDIMScheduler.from_config(self.scheduler_config, timestep_spacing="trailing", clip_sample=False)
-        alphas = ddim.alphas_cumprod.sqrt()
-        count = int((alphas >= SMALLEST_ALPHA).sum()) if self.schedule.prediction_type == "epsilon" else len(alphas)
-        if count == len(alphas):
-            return ddim
-        count = max(count // steps, 1) * steps  # DDIM goes down by whole timesteps
-        cut = {"trained_betas": self._betas(ddim)[:count], "num_train_timesteps": count}
-        return DDIMScheduler.from_config(ddim.config, **cut, rescale_betas_zero_snr=False)
-
-    @staticmethod
-    def _betas(scheduler):
-        """Those behind its alphas, which `rescale_betas_zero_snr` has changed (`list[float]`)."""
-        alphas = scheduler.alphas_cumprod.double()
-        return (1 - alphas / torch.cat([alphas.new_ones(1), alphas[:-1]])).tolist()
 
 
 class StableDiffusionXLTeacher(StableDiffusionTeacher):

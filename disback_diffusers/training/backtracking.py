@@ -55,7 +55,7 @@ class DistributionBacktracking(Stage):
     def start(self):
         if self.context.is_main and self.adaptive:
             walked, why = self.path.verdict()
-            logger.info(f"{'The path is walked' if walked else 'No path is needed'}, as {why}.")
+            logger.info(f"{'The path is walked' if walked else 'No path is needed'}, as {why} (--node_switching).")
         self._load_target()
 
     def _load_target(self):

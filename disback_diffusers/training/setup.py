@@ -98,6 +98,8 @@ def _check_checkpoint(checkpoint, max_train_steps):
             f"--max_train_steps {max_train_steps} is less than the {checkpoint.step} updates that the run has made: "
             f"give at least {checkpoint.step}."
         )
+    if checkpoint and (checkpoint.stage_name, checkpoint.step) == ("backtracking", max_train_steps):
+        logger.info(f"The run has made its {max_train_steps} updates before: only the student is written again.")
 
 
 def _other_unet(args, teacher):

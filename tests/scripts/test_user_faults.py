@@ -14,7 +14,8 @@ from tiny_models import build_sd, save_sd
 from disback_diffusers import DisBackPipeline
 from disback_diffusers.hub import CONFIG_NAME
 from disback_diffusers.models.conditioning import Conditioning
-from disback_diffusers.models.teachers import SMALLEST_ALPHA, StableDiffusionTeacher
+from disback_diffusers.models.ddim import SMALLEST_ALPHA
+from disback_diffusers.models.teachers import StableDiffusionTeacher
 
 
 EVALUATE = SCRIPTS / "evaluate_disback.py"
