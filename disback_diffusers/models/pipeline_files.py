@@ -153,7 +153,9 @@ def refuse_single_file(source: str, cls: str = "StableDiffusionPipeline") -> Non
     if cls == "StableDiffusionPipeline":
         remedy += " (SDXL: StableDiffusionXLPipeline)"
     if not os.path.exists(source):
-        raise UsageError(f"{source}: there is no such file, and it could not be used as it is: {remedy}.")
+        raise UsageError(
+            f"{source}: there is no such file. A single file would also have to be made a folder: {remedy}."
+        )
     if suffix == ".safetensors":
         raise UsageError(f"{source} is a single file; make a folder of it: {remedy}.")
     raise UsageError(

@@ -129,7 +129,8 @@ class TeacherSource:
         )
         if files_say:
             raise self.error(
-                f"{files_say}. A few-step model does not predict noise at every timestep, so it cannot be a teacher: take the model it was distilled from."
+                f"{files_say}. A few-step model does not predict noise at every timestep, so it cannot be a teacher: "
+                "take the model it was distilled from."
             )
         return (
             seems

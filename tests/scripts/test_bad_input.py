@@ -115,7 +115,7 @@ def test_no_teacher(fails, name):
 @pytest.mark.parametrize("name", ["nobody/nothing", "nothing"])
 def test_a_teacher_on_the_hub_while_offline(fails, name):
     words = ["--pretrained_teacher_model", name]
-    fails(words, f"--pretrained_teacher_model {name} is no folder", "HF_HUB_OFFLINE is set", code=1)
+    fails(words, f"--pretrained_teacher_model {name} is not a local folder", "HF_HUB_OFFLINE is set", code=1)
 
 
 def test_a_teacher_without_scheduler(fails, changed_teacher):

@@ -96,14 +96,12 @@ def test_names_of_weight_files(tmp_path, names, wanted, expected):
 
 def test_another_unet_or_vae(fails, files, small_unet):
     """They are looked at as the teacher is."""
-    for flags in ("--student full --student_unet {}16", "--pretrained_vae_model_name_or_path {}16"):
-        name = "unet" if "student" in flags else "vae"
-        fails(
-            flags.format(name).replace("16", ".safetensors"),
-            f"{name}.safetensors is a single file",
-            "from_single_file",
-        )
-        fails(flags.format(name).replace("16", ".ckpt"), f"{name}.ckpt is a pickled file")
+    for name in ("model.safetensors", "model.ckpt"):
+        (files / name).touch()
+    for flags in ("--student full --student_unet", "--pretrained_vae_model_name_or_path"):
+        fails(f"{flags} model.safetensors", "model.safetensors is a single file", "from_single_file")
+        fails(f"{flags} model.ckpt", "model.ckpt is a pickled file")
+        fails(f"{flags} none.safetensors", "none.safetensors: there is no such file")
     fails("--lcm_lora lora.bin", "--lcm_lora lora.bin is a pickled file")
 
 
@@ -130,8 +128,9 @@ def test_a_single_file(refused, files, name, there):
     if there:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
-    kind = "single file" if name.endswith("safetensors") else "pickled file"
-    refused(f"--pretrained_teacher_model {name}", f"{name} is a {kind}", "from_single_file(FILE).save_pretrained")
+    what = " is a single file" if name.endswith("safetensors") else " is a pickled file"
+    expected = name + (what if there else ": there is no such file")
+    refused(f"--pretrained_teacher_model {name}", expected, "from_single_file(FILE).save_pretrained")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
