@@ -15,14 +15,16 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 OWNER, READER = "hf_owner", "hf_reader"
 USER = "alice"
 INVALID_TOKEN = "Invalid credentials in Authorization header"
-REPO_PATH = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(auth-check|revision|tree|preupload|commit)(?:/([^/]+))?.*)?")
-FILE_PATH = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+VERBS = "auth-check|revision|tree|paths-info|preupload|commit"
+REPO_PATH = re.compile(rf"/api/(?:models/|(datasets/))([^/]+/[^/]+)(?:/({VERBS})(?:/([^/]+)(?:/(.*))?)?)?")
+FILE_PATH = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
 class Refusal(Exception):
@@ -31,7 +33,10 @@ class Refusal(Exception):
 
 
 class FakeHub:
-    """`commits[repo_id]`: a list of (sha, files), files being a dict of bytes by path."""
+    """`commits[repo_id]`: a list of (sha, files), files being a dict of bytes by path.
+
+    The repository of a dataset is kept as "datasets/alice/name".
+    """
 
     def __init__(self):
         self.commits, self.private, self.blobs = {}, {}, {}
@@ -87,8 +92,8 @@ class FakeHub:
             upload = [{**o, "actions": {"upload": {"href": f"{self.url}/blob/{o['oid']}"}}} for o in wanted]
             return _json({"transfer": "basic", "objects": upload})
         if match := REPO_PATH.fullmatch(path):
-            repo_id, verb, argument = match.groups()
-            return self.repository(repo_id, verb, argument, token, body)
+            kind, name, verb, argument, folder = match.groups()
+            return self.repository(f"{kind or ''}{name}", verb, argument, token, body, folder)
         if match := FILE_PATH.fullmatch(path):
             return self.download(*match.groups(), token)
         raise Refusal(404, "NotFound")
@@ -107,7 +112,8 @@ class FakeHub:
 
     def check_read(self, repo_id, token):
         # As on the real Hub, a private repository looks like a missing one.
-        hidden = self.private.get(repo_id) and (token is None or not repo_id.startswith(f"{USER}/"))
+        theirs = not repo_id.removeprefix("datasets/").startswith(f"{USER}/")
+        hidden = self.private.get(repo_id) and (token is None or theirs)
         if repo_id not in self.commits or hidden:
             raise Refusal(401 if token is None else 404, "RepoNotFound")
 
@@ -124,7 +130,7 @@ class FakeHub:
                 return sha, files
         raise Refusal(404, "RevisionNotFound")
 
-    def repository(self, repo_id, verb, argument, token, body):
+    def repository(self, repo_id, verb, argument, token, body, folder=None):
         self.check_read(repo_id, token)
         if verb == "auth-check":
             if argument == "write":
@@ -141,10 +147,19 @@ class FakeHub:
             return self.apply(repo_id, [json.loads(line) for line in body.splitlines()])
         sha, files = self.at(repo_id, argument)
         if verb == "tree":
-            oid = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
-            return _json([{"type": "file", "path": n, "size": len(c), "oid": oid[n]} for n, c in files.items()])
+            return _json(_tree(files, folder))
+        if verb == "paths-info":
+            return _json([_entry(name, files[name]) for name in _paths(body) if name in files])
         siblings = [{"rfilename": name} for name in sorted(files)]
-        return _json({"id": repo_id, "sha": sha, "private": self.private[repo_id], "tags": [], "siblings": siblings})
+        return _json(
+            {
+                "id": repo_id.removeprefix("datasets/"),
+                "sha": sha,
+                "private": self.private[repo_id],
+                "tags": [],
+                "siblings": siblings,
+            }
+        )
 
     def apply(self, repo_id, operations):
         files = dict(self.files(repo_id))
@@ -164,6 +179,29 @@ class FakeHub:
             return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, b""
         etag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
         return 200, {"ETag": etag, "X-Repo-Commit": sha}, files[name]
+
+
+def _entry(name, content):
+    return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+
+
+def _tree(files, folder):
+    """Everything below a folder, however deep."""
+    inside = {name: content for name, content in files.items() if name.startswith(f"{folder}/" if folder else "")}
+    if folder and not inside:
+        raise Refusal(404, "EntryNotFound")
+    parents = {str(parent) for name in inside for parent in PurePosixPath(name).parents} - {".", folder}
+    folders = [
+        {"type": "directory", "path": name, "oid": ""} for name in sorted(parents) if name.startswith(folder or "")
+    ]
+    return [*folders, *(_entry(*item) for item in inside.items())]
+
+
+def _paths(body):
+    try:
+        return json.loads(body)["paths"]
+    except ValueError:
+        return parse_qs(body.decode()).get("paths", [])
 
 
 def _json(value, status=200):
