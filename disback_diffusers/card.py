@@ -104,7 +104,8 @@ def model_card(
         plot=PLOT if plot.is_file() else None,
         more_steps=_listed(steps[1:]),
         whole=whole,
-        settings=_settings(method, is_lora),
+        starts_as_teacher=not method.get("student_unet"),
+        settings=_settings(method, method.get("student", config.get("student"))),
         columns=list(dict.fromkeys(column for row in metrics for column in row)),
         rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
     )
@@ -112,10 +113,10 @@ def model_card(
     return folder / CARD_NAME
 
 
-def _settings(method, is_lora):
-    """Rows of the table of settings."""
+def _settings(method, student):
+    """Rows of the table of settings; `student` is how it was trained, "lora" or "full"."""
     rows = {key: _cell(value) for key, value in method.items() if value not in (None, [])}
-    if is_lora and not method.get("lcm_lora"):
+    if student == "lora" and not method.get("lcm_lora"):
         return rows
     of_adapters = ("lora_rank", "lora_alpha", "lora_target_modules")  # not of the student
     return {f"{key} (target, fake score)" if key in of_adapters else key: value for key, value in rows.items()}

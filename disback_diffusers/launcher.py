@@ -38,9 +38,8 @@ def check_launcher() -> None:
     """Refuse a launch that cannot work. Call it first: accelerate fails in other words, or runs each process alone.
 
     Raises:
-        UsageError: a kind of parallelism that is not supported, more processes than GPUs, or a variable with a
-            value that makes no sense. Of several processes that
-            were launched in vain only the first one says so; the others end with code 2.
+        UsageError: a kind of parallelism that is not supported, more processes than GPUs, or an environment variable
+            that cannot be read. With too many processes only the first one raises it; the others exit with code 2.
     """
     for variable, name in NOT_SUPPORTED.items():
         if _flag(variable):

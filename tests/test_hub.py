@@ -191,6 +191,11 @@ def test_the_card_of_a_whole_pipeline_tells_of_its_training(tmp_path):
     text = model_card(tmp_path, {**CONFIG, "student": "full", "method": method}, whole=True).read_text()
     assert "after 3, 6 steps" in text and "one after the other" in text and "Without backtracking" not in text
     assert "| lora_rank (target, fake score) | 4 |" in text  # not of the student
+    lora = {**method, "student": "lora", "path_walked": False}
+    text = model_card(tmp_path, {**CONFIG, "student": "full", "method": lora}, whole=True).read_text()
+    assert "| lora_rank | 4 |" in text and "because\nit started with the teacher's weights\n" in text
+    text = model_card(tmp_path, {**CONFIG, "method": {**lora, "student_unet": "small"}}).read_text()
+    assert "its UNet had learned already" in text
 
 
 @pytest.mark.parametrize("student", ["lora", "full"])
