@@ -20,8 +20,8 @@ from emoji import Emoji
 from kept_figures import KEPT, embedded_hash, kept_figures
 
 from disback_diffusers import DisBackPipeline
+from disback_diffusers.artifact.layout import read_config
 from disback_diffusers.files import user_path
-from disback_diffusers.hub import read_artefact_config
 from disback_diffusers.models.embedded import EMBEDDED, resolve
 from disback_diffusers.pipelines.schedulers import DEFAULT_TIMESTEP
 
@@ -48,7 +48,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    config = read_artefact_config(args.student) if args.student else {"base_model": args.teacher, "method": {}}
+    config = read_config(args.student) if args.student else {"base_model": args.teacher, "method": {}}
     emoji = Emoji(args.seed, args.width)
     size = {"height": 32, "width": args.width}
     is_embedded = config["base_model"] == EMBEDDED

@@ -15,8 +15,8 @@ import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline
 from emoji import Emoji
 
+from disback_diffusers.artifact.layout import read_config
 from disback_diffusers.files import user_path
-from disback_diffusers.hub import read_artefact_config
 from disback_diffusers.models.embedded import EMBEDDED, resolve
 
 
@@ -36,7 +36,7 @@ def main():
             torch.manual_seed(args.seed)  # of the noise between steps
             emoji.measure(f"{lcm_lora.name}, {steps} steps", pipeline, num_inference_steps=steps, guidance_scale=0)
         pipeline.unload_lora_weights()
-    configs = {lcm_lora.name: read_artefact_config(lcm_lora) for lcm_lora in args.lcm_loras}
+    configs = {lcm_lora.name: read_config(lcm_lora) for lcm_lora in args.lcm_loras}
     emoji.report(args.output, students=configs)
 
 

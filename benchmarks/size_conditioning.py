@@ -19,8 +19,8 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from emoji import Emoji
 
 from disback_diffusers import DisBackPipeline
+from disback_diffusers.artifact.layout import read_config
 from disback_diffusers.files import user_path
-from disback_diffusers.hub import read_artefact_config
 
 
 SIZES = {
@@ -50,7 +50,7 @@ def main():
     parser.add_argument("student", type=user_path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    config = read_artefact_config(args.student)
+    config = read_config(args.student)
     guidance = config["method"]["guidance_scale"]
     teacher = DiffusionPipeline.from_pretrained(config["base_model"])
     teacher.scheduler = DDIMScheduler.from_config(teacher.scheduler.config, timestep_spacing="trailing")

@@ -1,11 +1,14 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The two kinds of failure a user is told about in one line. Anything else is a bug and keeps its traceback."""
+"""The two kinds of failure that a user sees as one line. Anything else is a bug and keeps its traceback."""
 
+import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def exit_code(action):
+def exit_code(action: Callable[[], object]) -> int:
     """Run what a script does: 0 when done; one line on stderr and 2 for a UsageError, 1 for a RunError."""
     try:
         action()
@@ -15,9 +18,26 @@ def exit_code(action):
     return 0
 
 
-def one_line(error):
-    """What an error of another library says, or is called, as one line of at most 300 characters."""
+def one_line(error: BaseException) -> str:
+    """The message of another library's error, or its name, as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def about(flag: str) -> Iterator[None]:
+    """Put a command-line flag in front of the messages of our errors raised within.
+
+    `models` and `diffusion` know no flags: their messages name a setting as in Python, `variant="fp16"`. Here that
+    becomes `--variant fp16`.
+
+    Args:
+        flag (`str`): such as "--resolution", and where it helps its value.
+    """
+    try:
+        yield
+    except (UsageError, RunError) as error:
+        message = re.sub(r'\b(\w+)="([^"]*)"', r"--\1 \2", str(error))
+        raise type(error)(f"{flag} {message}") from None
 
 
 class UsageError(ValueError):
@@ -35,6 +55,6 @@ class NotFiniteError(RunError):
         images (`list[int]`): which of the images that were made together.
     """
 
-    def __init__(self, message, images=(0,)):
+    def __init__(self, message: str, images: Iterator[int] | tuple[int, ...] = (0,)):
         super().__init__(message)
         self.images = list(images)

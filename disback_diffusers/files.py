@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Writing files so that a reader never meets half of one, and a full disk is told in one line."""
+"""Writing files whole or not at all, with an error of one line where the disk is full."""
 
 import errno
 import hashlib
@@ -15,6 +15,7 @@ from .errors import RunError
 
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # as diffusers names a LoRA's file
+CONFIG_NAME = "disback_config.json"  # of a student: how it is loaded and called
 LOG = "log.jsonl"  # of a run: a line a logged step
 DIGESTED = 1 << 20  # bytes of either end of a weights file: enough to tell two trainings apart
 

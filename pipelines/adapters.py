@@ -8,10 +8,10 @@ import torch
 from diffusers.utils import logging, recurse_remove_peft_layers
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from disback_diffusers.artifact.load import ADAPTER
+
 
 logger = logging.get_logger(__name__)
-
-ADAPTER = "disback"  # the student's
 
 
 def lora_layers(model: object) -> list[BaseTunerLayer]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the pipelines of all families share: loading three kinds of artefact, drawing, saving and publishing."""
+"""What the pipelines of all families share: loading three kinds of artifact, drawing, saving and publishing."""
 
 import os
 import tempfile
@@ -10,24 +10,26 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
-from disback_diffusers.card import model_card
-from disback_diffusers.errors import UsageError, one_line
-from disback_diffusers.hub import CONFIG_NAME, create_hub_repo, upload_pipeline, write_artefact_config
-from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
-from disback_diffusers.models.pipeline_files import refuse_single_file, weights_hint
-from disback_diffusers.models.text_parts import has_vocabulary
-
-from .adapters import ADAPTER, StudentLoraMixin, adapters, fused_copy
-from .artefact import (
+from disback_diffusers.artifact.card import model_card
+from disback_diffusers.artifact.layout import write_config
+from disback_diffusers.artifact.load import (
     HUB_KWARGS,
     INDEX_NAME,
     UNET_CONFIGS,
-    Artefact,
+    Artifact,
     config_of_folder,
     fetch,
     read_json,
     student_settings,
 )
+from disback_diffusers.errors import UsageError, one_line
+from disback_diffusers.files import CONFIG_NAME
+from disback_diffusers.hub import create_hub_repo, upload_pipeline
+from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
+from disback_diffusers.models.pipeline_files import refuse_single_file, weights_hint
+from disback_diffusers.models.text_parts import has_vocabulary
+
+from .adapters import ADAPTER, StudentLoraMixin, adapters, fused_copy
 from .call_arguments import chosen_timesteps, without_effect
 from .call_checks import checked, finite_images
 from .saving import saved_config, without_guidance
@@ -73,7 +75,7 @@ class OneStepPipeline(StudentLoraMixin):
             scheduler = lcm_scheduler(self.scheduler.config)
         self.register_modules(scheduler=scheduler)
         self.register_to_config(conditioning_timestep=timestep, few_step=few_step)
-        self._artefact_config = {}
+        self._student_config = {}
 
     @property
     def conditioning_timestep(self):
@@ -130,27 +132,27 @@ class OneStepPipeline(StudentLoraMixin):
         if "torch_dtype" not in kwargs:  # transformers would take the precision of the file, diffusers float32
             kwargs.setdefault("dtype", torch.float32)
         hub = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
-        artefact = Artefact.find(str(pretrained_model_name_or_path), kwargs.pop("revision", None), **hub)
-        if artefact.kind == "full":
-            base, revision, folder = artefact.source, artefact.revision, artefact.folder
+        artifact = Artifact.find(str(pretrained_model_name_or_path), kwargs.pop("revision", None), **hub)
+        if artifact.kind == "full":
+            base, revision, folder = artifact.source, artifact.revision, artifact.folder
             family = cls._family(base, folder)
-            kwargs.setdefault("variant", artefact.config.get("variant"))
+            kwargs.setdefault("variant", artifact.config.get("variant"))
             if base_model is not None:
-                logger.warning(f"{artefact.source} is a whole pipeline: base_model={base_model} is not needed.")
+                logger.warning(f"{artifact.source} is a whole pipeline: base_model={base_model} is not needed.")
         else:
-            base, revision, variant = artefact.base(base_model, base_revision)
+            base, revision, variant = artifact.base(base_model, base_revision)
             kwargs.setdefault("variant", variant)
-            folder, family = cls._base(artefact, base, revision, hub)
-        if artefact.kind == "unet" and "unet" not in kwargs:
-            artefact.check_base(base, folder)
-            kwargs["unet"] = artefact.load_unet(kwargs)
-        settings = student_settings(artefact.config)
+            folder, family = cls._base(artifact, base, revision, hub)
+        if artifact.kind == "unet" and "unet" not in kwargs:
+            artifact.check_base(base, folder)
+            kwargs["unet"] = artifact.load_unet(kwargs)
+        settings = student_settings(artifact.config)
         if conditioning_timestep is not None:
             settings["conditioning_timestep"] = checked_timestep(conditioning_timestep)
         pipe = family._load(base, revision=revision, **settings, **kwargs)
-        if artefact.kind == "lora" and pipe.unet is not None:
-            artefact.attach_lora(pipe, base)
-        pipe._artefact_config = artefact.config
+        if artifact.kind == "lora" and pipe.unet is not None:
+            artifact.attach_lora(pipe, base)
+        pipe._student_config = artifact.config
         return pipe
 
     @classmethod
@@ -170,7 +172,7 @@ class OneStepPipeline(StudentLoraMixin):
         return pipe
 
     @classmethod
-    def _base(cls, artefact, base, revision, hub):
+    def _base(cls, artifact, base, revision, hub):
         """The folder with the base model's small files, and its family."""
         try:
             refuse_single_file(base)
@@ -180,7 +182,7 @@ class OneStepPipeline(StudentLoraMixin):
             return folder, cls._family(base, folder)
         except UsageError as error:
             raise UsageError(
-                f"the base model of {artefact.source} cannot be used: {error} Another one can be given with "
+                f"the base model of {artifact.source} cannot be used: {error} Another one can be given with "
                 "base_model=..."
             ) from None
 
@@ -226,7 +228,7 @@ class OneStepPipeline(StudentLoraMixin):
             raise UsageError(f"from_pipe: a {family.__name__} has no {min(unknown)}.")
         new = family(**{name: value for name, value in given.items() if name in known})
         new.register_to_config(_name_or_path=config.get("_name_or_path"))
-        new._artefact_config = getattr(pipeline, "_artefact_config", saved)
+        new._student_config = getattr(pipeline, "_student_config", saved)
         return new if dtype is None else new.to(dtype=dtype)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -291,7 +293,6 @@ class OneStepPipeline(StudentLoraMixin):
         if not kwargs.get("safe_serialization", True):
             raise UsageError("safe_serialization=False: pickled weights are not written; leave it out.")
         self._warn_if_student_is_off()
-        config = saved_config(self, variant)
         components = {name: fused_copy(component) for name, component in self.components.items()}
         steps, last = list(self._timesteps_by_steps), self.scheduler.config.num_train_timesteps - 1
         if self.conditioning_timestep != last:  # where an LCMScheduler starts by itself
@@ -301,9 +302,11 @@ class OneStepPipeline(StudentLoraMixin):
                     f"at conditioning_timestep={self.conditioning_timestep}."
                 )
             steps, components["scheduler"] = [1], one_step_scheduler(self.scheduler, self.conditioning_timestep)
+        timesteps = {t for count in steps for t in self._timesteps_by_steps[count]}
+        config = saved_config(self, variant, sorted(timesteps, reverse=True))
         stock = self.stock_class(**components, **{name: self.config[name] for name in self.stock_options})
         with without_guidance(stock.unet):
             stock.save_pretrained(str(folder), variant=variant, **kwargs)
         if not self._student_is_off:  # else it is not a student
-            write_artefact_config(folder, config)
+            write_config(folder, config)
             model_card(folder, config, repo_id, steps=steps, whole=True)

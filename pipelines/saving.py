@@ -7,18 +7,18 @@ from contextlib import contextmanager
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
-from disback_diffusers.hub import public_config
+from disback_diffusers.artifact.layout import public_config
 
 
 OF_THE_BASE = ("lora_rank", "lora_alpha", "variant")  # of no use to a whole pipeline
 GUIDANCE_EMBEDDING = 256  # its size in the published LCMs
 
 
-def saved_config(pipe: DiffusionPipeline, variant: str | None) -> dict:
+def saved_config(pipe: DiffusionPipeline, variant: str | None, timesteps: list[int]) -> dict:
     """disback_config.json of a student's pipeline that is saved as a whole."""
-    config = {key: value for key, value in pipe._artefact_config.items() if key not in OF_THE_BASE}
+    config = {key: value for key, value in pipe._student_config.items() if key not in OF_THE_BASE}
     config |= {"pipeline": pipe.stock_class.__name__, "student": "full"}
-    config |= {"conditioning_timestep": pipe.conditioning_timestep, **({"variant": variant} if variant else {})}
+    config |= {"timesteps": timesteps, **({"variant": variant} if variant else {})}
     return public_config(config)
 
 

@@ -23,7 +23,7 @@ def run(roles_or_unet, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     x_t = torch.randn(2, *LATENT_SHAPE, generator=generator).to(dtype)
     text = torch.randn(2, 7, TEXT_SIZE, generator=generator).to(dtype)
-    unet = getattr(roles_or_unet, "unet", roles_or_unet)
+    unet = getattr(roles_or_unet, "network", roles_or_unet)
     return unet(x_t, torch.tensor([399, 20]), text).sample
 
 

@@ -8,7 +8,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from disback_diffusers.hub import LORA_NAME, save_student_lora, save_student_unet, write_artefact_config
+from disback_diffusers.artifact.layout import write_config as write_student_config
+from disback_diffusers.artifact.save import save_lora, save_network
+from disback_diffusers.files import LORA_NAME
 from disback_diffusers.models.roles import ALL_TARGETS, Roles
 from disback_diffusers.pipelines import DisBackPipeline
 
@@ -32,21 +34,21 @@ def write_config(folder, kind, base_model, base_revision=None):
         "base_model": base_model,
         "base_revision": base_revision,
         "student": kind,
-        "conditioning_timestep": TIMESTEP,
+        "timesteps": [TIMESTEP],
     }
     lora = {"lora_rank": RANK, "lora_alpha": ALPHA} if kind == "lora" else {}
-    write_artefact_config(folder, {**config, **lora, "method": {"prompt_dataset": "/home/somebody/prompts.txt"}})
+    write_student_config(folder, {**config, **lora, "method": {"prompt_dataset": "/home/somebody/prompts.txt"}})
 
 
 def save_students(base, folder):
     """{"lora": folder, "unet": folder, "full": folder} and the `Roles` they were made from."""
     roles, folders = lora_student(base), {kind: Path(folder) / kind for kind in ("lora", "unet", "full")}
-    save_student_lora(folders["lora"], roles.state_dict("student"), roles.unet.peft_config["student"])
+    save_lora(folders["lora"], roles.state_dict("student"), roles.lora_config("student"))
     write_config(folders["lora"], "lora", base)
-    fused = copy.deepcopy(roles.unet)
+    fused = copy.deepcopy(roles.network)
     fused.fuse_lora()
     fused.unload_lora()
-    save_student_unet(folders["unet"], fused)
+    save_network(folders["unet"], fused)
     write_config(folders["unet"], "full", base)
     DisBackPipeline.from_pretrained(folders["lora"]).save_pretrained(folders["full"])
     return folders, roles
@@ -58,7 +60,7 @@ def noise(n=1, seed=0):
 
 def save_peft(folder, roles):
     """The student as a LoRA file with PEFT's keys. Returns the file."""
-    save_student_lora(folder, roles.state_dict("student"), roles.unet.peft_config["student"])
+    save_lora(folder, roles.state_dict("student"), roles.lora_config("student"))
     return Path(folder) / LORA_NAME
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from disback_diffusers.data.prompts import load_prompts
 from disback_diffusers.errors import UsageError, exit_code, one_line
-from disback_diffusers.evaluation.preference import Study
-from disback_diffusers.evaluation.preference_pairs import check_images
-from disback_diffusers.evaluation.preference_votes import clean_name, report
+from disback_diffusers.study.pairs import check_images
+from disback_diffusers.study.study import Study
+from disback_diffusers.study.votes import clean_name, report
 
 
 def parse_args():
@@ -63,14 +63,14 @@ def serve(study, args):
     check_images(study.pairs)
     listener = open_port(args.host, args.port)
     try:
-        from disback_diffusers.evaluation import preference_page
+        from disback_diffusers.study import page
     except ImportError as error:
         raise UsageError(f'gradio is missing ({one_line(error)}): pip install "disback-diffusers[eval]"') from None
     study.open()
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"http://{host}:{args.port}/ (Ctrl-C ends it and prints the votes)", flush=True)
     try:
-        preference_page.serve(study, listener, rater)
+        page.serve(study, listener, rater)
     except KeyboardInterrupt:
         print()
 

@@ -11,17 +11,17 @@
 import sys
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import StableDiffusion
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.distill import run_script
+from disback_diffusers.training.script import run_script
 
 
 def parse():
     args = parse_args(description=__doc__)
-    if not args.lcm_lora:
+    if not args.student.lcm_lora:
         raise UsageError("--lcm_lora is required.")
     return args
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(parse, StableDiffusionTeacher))
+    sys.exit(run_script(parse, StableDiffusion))

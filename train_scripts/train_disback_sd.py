@@ -10,10 +10,10 @@
 
 import sys
 
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import StableDiffusion
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.distill import run_script
+from disback_diffusers.training.script import run_script
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(lambda: parse_args(description=__doc__), StableDiffusionTeacher))
+    sys.exit(run_script(lambda: parse_args(description=__doc__), StableDiffusion))

@@ -6,7 +6,7 @@ As in `noise.py`: float32 inside and out, or float64 as soon as one input is flo
 
 import torch
 
-from .noise import same_shape_floats
+from .noise import NoiseSchedule, Time, same_shape_floats
 
 
 WEIGHTINGS = ("dmd", "vsd", "uniform")
@@ -14,14 +14,22 @@ WEIGHTINGS = ("dmd", "vsd", "uniform")
 SMALLEST_DISTANCE = 1e-6
 
 
-def denoising_loss(model_output, x0, noise, t, schedule, prediction_type=None, reduction="mean"):
+def denoising_loss(
+    model_output: torch.Tensor,
+    x0: torch.Tensor,
+    noise: torch.Tensor,
+    t: Time,
+    schedule: NoiseSchedule,
+    prediction_type: str | None = None,
+    reduction: str = "mean",
+) -> torch.Tensor:
     """Mean squared error of a score network in its own parameterisation (Eq. 5 and 7 up to a weight in t).
 
-    `model_output` is the network's answer at x_t = alpha x0 + sigma noise. It is compared with the noise ("epsilon"),
-    the velocity ("v_prediction") or x0 ("sample"). No gradient reaches `x0` or `noise` through the comparison.
+    `model_output` is the network's prediction at x_t = alpha x0 + sigma noise. It is compared with the noise
+    ("epsilon"), the velocity ("v_prediction") or x0 ("sample"). No gradient flows into `x0` or `noise` this way.
 
     Args:
-        model_output (`torch.Tensor` of shape `(n, ...)`): the network's answer.
+        model_output (`torch.Tensor` of shape `(n, ...)`): the network's prediction.
         x0 (`torch.Tensor` of shape `(n, ...)`): clean samples (in DisBack: of the student).
         noise (`torch.Tensor` of shape `(n, ...)`): the standard normal noise in x_t.
         t (`int`, `float` or `torch.Tensor` of shape `()` or `(n,)`): times of `schedule`.
@@ -37,14 +45,21 @@ def denoising_loss(model_output, x0, noise, t, schedule, prediction_type=None, r
     """
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction {reduction!r} is unknown; known: mean, none")
-    answer = schedule.true_output(x0.detach(), noise.detach(), t, prediction_type)
-    model_output, answer = same_shape_floats(model_output=model_output, x0=answer)
-    errors = (model_output - answer).square()
+    target = schedule.prediction_target(x0.detach(), noise.detach(), t, prediction_type)
+    model_output, target = same_shape_floats(model_output=model_output, x0=target)
+    errors = (model_output - target).square()
     return errors.mean() if reduction == "mean" else errors.reshape(len(errors), -1).mean(1)
 
 
 @torch.no_grad()
-def distribution_matching_gradient(x0, x0_fake, x0_target, weighting="dmd", alpha=None, sigma=None):
+def distribution_matching_gradient(
+    x0: torch.Tensor,
+    x0_fake: torch.Tensor,
+    x0_target: torch.Tensor,
+    weighting: str = "dmd",
+    alpha: float | torch.Tensor | None = None,
+    sigma: float | torch.Tensor | None = None,
+) -> torch.Tensor:
     """The student's gradient with respect to x0: weight * alpha * (s_fake - s_target) (Eq. 6 and 8).
 
     With both scores written through their estimates of x0, s = (alpha x0_estimate - x_t) / sigma^2, this is
@@ -83,7 +98,7 @@ def distribution_matching_gradient(x0, x0_fake, x0_target, weighting="dmd", alph
     return (factors["alpha"] / factors.get("sigma", 1)) ** 2 * difference
 
 
-def surrogate_loss(x0, gradient):
+def surrogate_loss(x0: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """1/2 mean((x0 - stopgrad(x0 - gradient))^2): a scalar whose gradient at x0 is `gradient / x0.numel()`.
 
     It is computed as (x0 - stopgrad(x0)) + gradient, the same thing without the rounding of `x0 - gradient`, which
@@ -100,22 +115,7 @@ def surrogate_loss(x0, gradient):
     return 0.5 * (x0 - x0.detach() + gradient.detach()).square().mean()
 
 
-def guide(unconditional, conditional, scale):
-    """Classifier-free guidance: unconditional + scale (conditional - unconditional).
-
-    Args:
-        unconditional (`torch.Tensor` of shape `(n, ...)`): the answer to the empty prompt.
-        conditional (`torch.Tensor` of shape `(n, ...)`): the answer to the prompt, in the same parameterisation.
-        scale (`float`, or `torch.Tensor` of shape `(n,)`): 0 is unconditional, 1 conditional, above 1 extrapolates.
-
-    Raises:
-        ValueError: shapes differ.
-    """
-    unconditional, conditional = same_shape_floats(unconditional=unconditional, conditional=conditional)
-    return unconditional + per_sample("scale", scale, conditional) * (conditional - unconditional)
-
-
-def per_sample(name, value, like):
+def per_sample(name: str, value: float | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`value` in the precision of `like`, shaped to multiply sample by sample (a (n,) would meet the width)."""
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     shape = (like.shape[0],) + (1,) * (like.ndim - 1)

@@ -1,26 +1,23 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""How noise is added, and how a network's answer is read: x_t = alpha(t) x0 + sigma(t) noise.
+"""How noise is added, and what a network predicts: x_t = alpha(t) x0 + sigma(t) noise.
 
 Everything is computed in float32 whatever goes in (bf16 or fp16 in, float32 out), or in float64 as soon as one input
 is float64. Gradients flow through every method.
 """
 
-import inspect
 import math
-from collections.abc import Mapping
 
-import diffusers
 import torch
 
 from ..errors import UsageError
+from .scheduler_config import EDM_SETTINGS, alphas, full_config
 
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-EDM_SETTINGS = {"sigma_min", "sigma_max", "sigma_data", "prediction_type"}  # the EDM schedulers have all of these
+Time = int | float | torch.Tensor  # of shape () or (n,)
 
 
-def same_shape_floats(**tensors):
+def same_shape_floats(**tensors: torch.Tensor) -> list[torch.Tensor]:
     """The tensors in the precision this package computes in: float64 if any of them is float64, else float32.
 
     Raises:
@@ -39,11 +36,11 @@ class NoiseSchedule:
 
     A time `t` is one number for the whole batch, or a tensor of shape `(n,)` with one time a sample: an integer
     timestep in 0 .. T-1 for a schedule made from betas, the noise level sigma itself for an EDM schedule (alpha = 1).
-    Times that are Python numbers or live on the CPU are checked and raise ValueError outside `time_range`; times on
+    Times that are Python numbers or on the CPU are checked and raise ValueError outside `time_range`; times on
     an accelerator are not, as looking at them would make the host wait.
 
     Attributes:
-        prediction_type (`str`): what the network answers with: "epsilon" (the noise), "sample" (x0), "v_prediction"
+        prediction_type (`str`): what the network predicts: "epsilon" (the noise), "sample" (x0), "v_prediction"
             (see `velocity`), or, for an EDM schedule only, "edm" (the raw network inside EDM's preconditioning:
             x0 = c_skip x_t + c_out output; diffusers' EDM schedulers call this "epsilon").
         num_train_timesteps (`int` or `None`): T; None for an EDM schedule, whose time is continuous.
@@ -61,7 +58,7 @@ class NoiseSchedule:
         self.prediction_type = self._checked_type(prediction_type)
 
     @classmethod
-    def from_scheduler(cls, config_or_scheduler):
+    def from_scheduler(cls, config_or_scheduler) -> "NoiseSchedule":
         """The schedule behind any diffusers scheduler that is defined by betas, or behind an EDM scheduler.
 
         The table is computed from the settings in float64: alpha = sqrt(cumprod(1 - beta)), sigma = sqrt(1 - alpha^2).
@@ -75,17 +72,19 @@ class NoiseSchedule:
         Raises:
             UsageError: flow matching or another unsupported setting; names it and what is supported.
         """
-        config, owner = _settings(config_or_scheduler)
+        config, owner = full_config(config_or_scheduler)
         prediction_type = config.get("prediction_type", "epsilon")
         if EDM_SETTINGS <= config.keys():
             # These schedulers call the raw network "epsilon"; here that word always means the noise.
             prediction_type = "edm" if prediction_type == "epsilon" else prediction_type
             return cls.edm(config["sigma_min"], config["sigma_max"], config["sigma_data"], prediction_type)
-        alphas = _alphas(_betas(config, owner), bool(config.get("rescale_betas_zero_snr")), owner)
-        return cls(prediction_type, (0, len(alphas) - 1), alphas=alphas)
+        table = alphas(config, owner)
+        return cls(prediction_type, (0, len(table) - 1), alphas=table)
 
     @classmethod
-    def edm(cls, sigma_min, sigma_max, sigma_data=0.5, prediction_type="sample"):
+    def edm(
+        cls, sigma_min: float, sigma_max: float, sigma_data: float = 0.5, prediction_type: str = "sample"
+    ) -> "NoiseSchedule":
         """EDM, or variance exploding: x_t = x0 + t noise, the time is the noise level.
 
         Args:
@@ -103,7 +102,7 @@ class NoiseSchedule:
             raise UsageError(f"an EDM schedule needs 0 < sigma_min < sigma_max and sigma_data > 0, all finite; {got}")
         return cls(prediction_type, (float(sigma_min), float(sigma_max)), data_std=float(sigma_data))
 
-    def alpha_sigma(self, t, like):
+    def alpha_sigma(self, t: Time, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """alpha(t) and sigma(t) on the device of `like`.
 
         Args:
@@ -126,22 +125,40 @@ class NoiseSchedule:
         ones = (1,) * (like.ndim - 1)
         return tuple(x.reshape(-1, *ones).expand(like.shape[0], *ones) for x in (alpha, sigma))
 
-    def add_noise(self, x0, noise, t):
+    def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, t: Time) -> torch.Tensor:
         """x_t = alpha(t) x0 + sigma(t) noise; all of shape `(n, ...)` (Alg. 1-2; there alpha = 1)."""
         x0, noise = same_shape_floats(x0=x0, noise=noise)
         alpha, sigma = self.alpha_sigma(t, x0)
         return alpha * x0 + sigma * noise
 
-    def velocity(self, x0, noise, t):
-        """What a "v_prediction" network should answer: alpha noise - sigma x0.
+    def scale_input(self, x_t: torch.Tensor, t: Time) -> torch.Tensor:
+        """c_in(t) x_t, the input of the network: x_t itself, but 1 / sqrt(sigma^2 + sigma_data^2) of it for the raw
+        network inside EDM's preconditioning (Karras et al., 2022). All of shape `(n, ...)`.
+        """
+        if self._alphas is not None or self.prediction_type not in ("edm", "v_prediction"):
+            return x_t
+        (x_t,) = same_shape_floats(x_t=x_t)
+        return x_t / self._total_std(*self.alpha_sigma(t, x_t))
+
+    def pure_noise(self, z: torch.Tensor, t: Time) -> torch.Tensor:
+        """The noisy input from which a sample is generated at time t, z being standard normal; `(n, ...)`.
+
+        It is z itself, with an EDM schedule sigma z.
+        """
+        return z if self._alphas is not None else self.alpha_sigma(t, z)[1] * z
+
+    def velocity(self, x0: torch.Tensor, noise: torch.Tensor, t: Time) -> torch.Tensor:
+        """The prediction target of a "v_prediction" network: alpha noise - sigma x0.
 
         An EDM schedule takes the variance-preserving view of x_t / sqrt(sigma^2 + sigma_data^2), as diffusers' EDM
         schedulers do: (sigma_data noise - sigma x0 / sigma_data) / sqrt(sigma^2 + sigma_data^2).
         """
-        return self.true_output(x0, noise, t, "v_prediction")
+        return self.prediction_target(x0, noise, t, "v_prediction")
 
-    def true_output(self, x0, noise, t, prediction_type=None):
-        """What the network should answer for x_t = alpha x0 + sigma noise, in its own parameterisation."""
+    def prediction_target(
+        self, x0: torch.Tensor, noise: torch.Tensor, t: Time, prediction_type: str | None = None
+    ) -> torch.Tensor:
+        """What the network should predict at x_t = alpha x0 + sigma noise, in its own parameterisation."""
         kind = self._checked_type(prediction_type)
         x0, noise = same_shape_floats(x0=x0, noise=noise)
         alpha, sigma = self.alpha_sigma(t, x0)
@@ -151,11 +168,13 @@ class NoiseSchedule:
         velocity = alpha * self._data_std / total * noise - sigma / (self._data_std * total) * x0
         return velocity if kind == "v_prediction" else -velocity
 
-    def to_x0(self, model_output, x_t, t, prediction_type=None):
+    def to_x0(
+        self, model_output: torch.Tensor, x_t: torch.Tensor, t: Time, prediction_type: str | None = None
+    ) -> torch.Tensor:
         """The network's estimate of x0 (Eq. 20).
 
         Args:
-            model_output (`torch.Tensor` of shape `(n, ...)`): what the network answered.
+            model_output (`torch.Tensor` of shape `(n, ...)`): the prediction of the network.
             x_t (`torch.Tensor` of shape `(n, ...)`): its noisy input, before any scaling of inputs.
             t (`int`, `float` or `torch.Tensor` of shape `()` or `(n,)`): times.
             prediction_type (`str`, *optional*): another reading of `model_output` than the schedule's own.
@@ -172,7 +191,9 @@ class NoiseSchedule:
         total = self._total_std(alpha, sigma)
         return alpha * (self._data_std / total) ** 2 * x_t - sigma * self._data_std / total * output
 
-    def to_epsilon(self, model_output, x_t, t, prediction_type=None):
+    def to_epsilon(
+        self, model_output: torch.Tensor, x_t: torch.Tensor, t: Time, prediction_type: str | None = None
+    ) -> torch.Tensor:
         """The network's estimate of the noise (Eq. 19). Arguments and errors as in `to_x0`; fine at alpha = 0."""
         kind, output, x_t, alpha, sigma = self._read(model_output, x_t, t, prediction_type)
         if kind == "epsilon":
@@ -182,7 +203,9 @@ class NoiseSchedule:
         total = self._total_std(alpha, sigma)
         return sigma / total**2 * x_t + alpha * self._data_std / total * output
 
-    def to_score(self, model_output, x_t, t, prediction_type=None):
+    def to_score(
+        self, model_output: torch.Tensor, x_t: torch.Tensor, t: Time, prediction_type: str | None = None
+    ) -> torch.Tensor:
         """The network's estimate of grad log p_t(x_t) = (alpha x0 - x_t) / sigma^2 (Eq. 5, 19-20); see `to_x0`."""
         noise = self.to_epsilon(model_output, x_t, t, prediction_type)
         return -noise / self.alpha_sigma(t, noise)[1]
@@ -237,63 +260,6 @@ class NoiseSchedule:
 
     def _check_range(self, times):
         low, high = self.time_range
-        slack = 0 if self._alphas is not None else 1e-5  # the ends, once rounded, may lie just outside
+        slack = 0 if self._alphas is not None else 1e-5  # the ends, once rounded, may be just outside
         if not bool(((times >= low * (1 - slack)) & (times <= high * (1 + slack))).all()):  # NaN fails too
-            raise ValueError(f"t must lie in {low} .. {high}; got {times.tolist()}")
-
-
-def _settings(config_or_scheduler):
-    """The full settings as a dict, and the name of the scheduler class for messages."""
-    config, owner = config_or_scheduler, type(config_or_scheduler).__name__
-    if isinstance(config, Mapping):
-        owner = str(config.get("_class_name", "the scheduler config"))
-    elif isinstance(getattr(config, "config", None), Mapping):
-        config = config.config
-    else:
-        raise UsageError(f"expected a diffusers scheduler or its config, got {owner}")
-    known = getattr(diffusers, owner, None)
-    parameters = inspect.signature(known.__init__).parameters if known else {}
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-    return {**defaults, **config}, owner
-
-
-def _unsupported(config):
-    """What in this config makes its noise something else than plain betas, or None."""
-    schedule = config.get("beta_schedule")
-    if config.get("use_flow_sigmas"):
-        return "use_flow_sigmas (flow matching)"
-    if config.get("timestep_type") == "continuous":
-        return "timestep_type 'continuous'"
-    if "snr_shift_scale" in config:
-        return "snr_shift_scale"
-    if config.get("trained_betas") is not None or schedule == "squaredcos_cap_v2":
-        return None
-    if schedule in BETA_SCHEDULES:
-        known = config.get("beta_start") is not None and config.get("beta_end") is not None
-        return None if known else f"beta_schedule {schedule!r} without beta_start and beta_end"
-    return f"beta_schedule {schedule!r}" if schedule else "a scheduler without beta_schedule (flow matching, ...)"
-
-
-def _betas(config, owner):
-    if found := _unsupported(config):
-        supported = f"beta_schedule {', '.join(BETA_SCHEDULES)}; trained_betas; EDM (EDMEulerScheduler, ...)"
-        raise UsageError(f"{owner}: {found} is not supported; supported: {supported}")
-    if config.get("trained_betas") is not None:
-        return torch.as_tensor(config["trained_betas"], dtype=torch.float64)
-    steps = config.get("num_train_timesteps", 1000)
-    if config["beta_schedule"] == "squaredcos_cap_v2":
-        level = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
-        return torch.tensor([min(1 - b / a, 0.999) for a, b in zip(level, level[1:])], dtype=torch.float64)
-    power = 2 if config["beta_schedule"] == "scaled_linear" else 1
-    start, end = config["beta_start"] ** (1 / power), config["beta_end"] ** (1 / power)
-    return torch.linspace(start, end, steps, dtype=torch.float64) ** power
-
-
-def _alphas(betas, zero_terminal_snr, owner):
-    alphas = (1 - betas).cumprod(0).sqrt()
-    if zero_terminal_snr:
-        alphas = (alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))
-    valid = (betas >= 0) & (betas <= 1) & alphas.isfinite() & (alphas < 1)
-    if not bool(valid.all()):
-        raise UsageError(f"{owner}: betas must lie in [0, 1] and the first one above 0")
-    return alphas
+            raise ValueError(f"t must be in {low} .. {high}; got {times.tolist()}")

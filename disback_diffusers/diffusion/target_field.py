@@ -8,15 +8,18 @@ rounding of float32.
 import torch
 
 from .losses import per_sample
+from .noise import NoiseSchedule, Time
 
 
 @torch.no_grad()
-def stable_target_score(x_t, sigma, reference, alpha=1.0):
+def stable_target_score(
+    x_t: torch.Tensor, sigma: float | torch.Tensor, reference: torch.Tensor, alpha: float | torch.Tensor = 1.0
+) -> torch.Tensor:
     """The score of the noised distribution of `reference`, grad log p_t(x_t), by a stable target field (Eq. 13-18).
 
     p_t is taken as the mixture of N(alpha x0, sigma^2 I) over the reference samples x0, whose score is
     (alpha E[x0 | x_t] - x_t) / sigma^2 with the posterior mean as a softmax over the samples. For samples of some
-    distribution it tends to that distribution's own score, with an error like 1/sqrt(m); the fewer of them lie
+    distribution it tends to that distribution's own score, with an error like 1/sqrt(m); the fewer of them are
     within sigma of x_t, the larger m must be.
 
     Args:
@@ -47,7 +50,9 @@ def stable_target_score(x_t, sigma, reference, alpha=1.0):
     return (alpha * mean.reshape(x_t.shape) - x_t) / sigma**2
 
 
-def mismatch_degree(score, x_t, t, reference, schedule):
+def mismatch_degree(
+    score: torch.Tensor, x_t: torch.Tensor, t: Time, reference: torch.Tensor, schedule: NoiseSchedule
+) -> torch.Tensor:
     """Mean distance of a score from the true one, E |score - grad log p_t(x_t)|_2 (Eq. 9).
 
     The assessed distribution is given by its samples, `reference`; `x_t` are noised samples of it. The teacher's score

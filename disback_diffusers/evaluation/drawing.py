@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from ..artifact.load import Artifact, student_settings
 from ..errors import UsageError, one_line
 from ..files import weights_digest
 from ..models.embedded import resolve
-from ..models.pipeline_files import weights_hint
+from ..models.pipeline_files import INDEX_NAME, weights_hint
 from ..models.text_parts import count_longer, without_truncation_warnings
 from ..pipelines import DisBackPipeline
-from ..pipelines.artefact import INDEX_NAME, Artefact, student_settings
 from .generation import Generation, latency
 from .images import image_files
 
@@ -80,9 +80,9 @@ def is_student(args):
         UsageError: neither, or flags that are for the other kind.
         RunError: the Hub cannot be reached.
     """
-    artefact = Artefact.find(resolve(args.model))
-    if artefact.config or artefact.kind != "full":
-        steps = (1, 2, 4, 8) if student_settings(artefact.config).get("few_step") else (1,)
+    artifact = Artifact.find(resolve(args.model))
+    if artifact.config or artifact.kind != "full":
+        steps = (1, 2, 4, 8) if student_settings(artifact.config).get("few_step") else (1,)
         if args.num_inference_steps not in (None, *steps):
             trained = " or ".join(map(str, steps))
             raise UsageError(

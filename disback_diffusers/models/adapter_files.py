@@ -19,7 +19,7 @@ CONFIG_KEY = "lora_adapter_metadata"
 SAMPLES_PER_TENSOR = 64
 
 
-def base_fingerprint(unet: torch.nn.Module) -> str:
+def base_fingerprint(network: torch.nn.Module) -> str:
     """SHA-256 (hex) of the names, the shapes and up to 64 evenly spaced values of every tensor of the base.
 
     Adapters, attached or not, have no part in it. The values are rounded to bfloat16: a float32 and a bfloat16 copy of
@@ -27,7 +27,7 @@ def base_fingerprint(unet: torch.nn.Module) -> str:
     in float32 it does not, as its values have been rounded once before.
     """
     digest, samples = hashlib.sha256(), []
-    base = {k.replace(".base_layer.", "."): v for k, v in unet.state_dict().items() if ".lora_" not in k}
+    base = {k.replace(".base_layer.", "."): v for k, v in network.state_dict().items() if ".lora_" not in k}
     for key, value in sorted(base.items()):
         digest.update(f"{key} {tuple(value.shape)}\n".encode())
         count = min(SAMPLES_PER_TENSOR, value.numel())
@@ -71,7 +71,7 @@ def read_adapter(file: str | os.PathLike, fingerprint: str) -> tuple[dict[str, t
         raise UsageError(f"{file} has no {FINGERPRINT_KEY} in its metadata: it was not written by disback-diffusers.")
     if recorded != fingerprint:
         raise UsageError(
-            f"{file} was recorded on another base: its {FINGERPRINT_KEY} is {recorded[:12]}..., this UNet's is "
+            f"{file} was recorded on another base: its {FINGERPRINT_KEY} is {recorded[:12]}..., this network's is "
             f"{fingerprint[:12]}... Load the teacher, in the precision, that the file was recorded with."
         )
     try:
@@ -82,9 +82,9 @@ def read_adapter(file: str | os.PathLike, fingerprint: str) -> tuple[dict[str, t
 
 def config_difference(config: dict, slot: dict) -> str | None:
     """The first setting in which a LoraConfig scales or shapes its update otherwise than the slot's."""
-    for flag, key in (("--lora_rank", "r"), ("--lora_alpha", "lora_alpha")):
+    for name, key in (("lora_rank", "r"), ("lora_alpha", "lora_alpha")):
         if config.get(key) != slot[key]:
-            return f"it has {key} {config.get(key)}, the role {slot[key]} (set {flag})"
+            return f"it has {name} {config.get(key)}, the role {slot[key]}: set the same"
     return None
 
 
@@ -92,9 +92,9 @@ def tensor_difference(state: Mapping[str, torch.Tensor], slot: Mapping[str, torc
     """The first tensor, by name, that is missing, too many, of another shape, or not all finite numbers."""
     for key in sorted({*slot, *state}):
         if key not in state:
-            return f"it lacks the tensor {key} (see --lora_target_modules)"
+            return f"it lacks the tensor {key} (see lora_target_modules)"
         if key not in slot:
-            return f"it has a tensor {key}, the role has none (see --lora_target_modules)"
+            return f"it has a tensor {key}, the role has none (see lora_target_modules)"
         if state[key].shape != slot[key].shape:
             return f"its {key} has the shape {tuple(state[key].shape)}, the role's {tuple(slot[key].shape)}"
         if not state[key].is_floating_point() or not state[key].to(torch.float32).isfinite().all():

@@ -8,11 +8,11 @@ from numbers import Real
 import torch
 from diffusers import AutoencoderKL
 
-from ..errors import RunError, UsageError, one_line
+from ..errors import UsageError, one_line
 from .pipeline_files import PipelineFiles, refuse_single_file
+from .source import ModelSource
 
 
-FLAG = "--pretrained_vae_model_name_or_path"
 DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
 
 
@@ -31,18 +31,24 @@ class Decoder:
     """Decodes latents on their device; between calls the VAE is on the CPU. Its weights are loaded when needed.
 
     Args:
-        source (`TeacherSource`).
+        source (`ModelSource`): of the teacher.
         config (`dict`): of the teacher's VAE.
-        other (`str`, *optional*): folder or Hub id of another VAE, or of a pipeline with one.
-
-    Raises:
-        UsageError: the other VAE is none, or one of another kind of model.
     """
 
-    def __init__(self, source, config, other=None):
-        self.source, self.config, self.other, self._vae = source, config, other, None
-        if other:
-            self._check_other()
+    def __init__(self, source: ModelSource, config: dict):
+        self.source, self.config, self.other, self._vae = source, config, None, None
+
+    def use(self, other: str) -> None:
+        """Decode with another VAE than the teacher's.
+
+        Args:
+            other (`str`): folder or Hub id of a VAE, or of a pipeline with one.
+
+        Raises:
+            UsageError: it is no VAE, or one of another kind of model.
+        """
+        self.other = other
+        self._check_other()
 
     def load(self) -> AutoencoderKL:
         """The VAE, on the CPU, float32."""
@@ -65,29 +71,23 @@ class Decoder:
 
     def _check_other(self):
         """By its config and the names of its files; of a whole pipeline its own VAE is taken."""
-        try:
-            refuse_single_file(self.other, "AutoencoderKL")
-            files = PipelineFiles(self.other)
-        except (UsageError, RunError) as error:
-            raise type(error)(f"{FLAG} {error}") from None
+        refuse_single_file(self.other, "AutoencoderKL")
+        files = PipelineFiles(self.other)
         self._subfolder = "vae" if "vae" in files.folders else ""
         with torch.device("meta"):
             config = dict(self._of_other(_from_config).config)
-        check_scaling_factor(config, lambda message: UsageError(f"{FLAG} {self.other} {message}"))
+        check_scaling_factor(config, lambda message: UsageError(f"{self.other} {message}"))
         theirs = config.get("latent_channels", 4), len(config.get("block_out_channels", (64,)))
         ours = self.config["latent_channels"], len(self.config["block_out_channels"])
         if theirs != ours:
             raise UsageError(
-                f"{FLAG} {self.other} has {theirs[0]} latent channels and {theirs[1]} blocks, the teacher's VAE "
+                f"{self.other} has {theirs[0]} latent channels and {theirs[1]} blocks, the teacher's VAE "
                 f"{ours[0]} and {ours[1]}: it is of another kind of model."
             )
-        try:
-            self._variant = files.variant(self._subfolder, self.source.variant, or_the_only_one=True)
-        except UsageError as error:
-            raise UsageError(f"{FLAG} {error}") from None
+        self._variant = files.variant(self._subfolder, self.source.variant, or_the_only_one=True)
 
     def _of_other(self, load, **options):
         try:
             return load(self.other, subfolder=self._subfolder, **options)
         except Exception as error:  # of four libraries
-            raise UsageError(f"{FLAG} {self.other} cannot be loaded: {one_line(error)}") from None
+            raise UsageError(f"{self.other} cannot be loaded: {one_line(error)}") from None

@@ -1,11 +1,13 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""LCM-LoRA files: read whatever their key style, and written back in the same layout."""
+"""LCM-LoRA files: read in any key style, and written in the same layout."""
 
 import inspect
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline
 from diffusers.utils import convert_unet_state_dict_to_peft
 from huggingface_hub import hf_hub_download
@@ -13,23 +15,15 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..errors import RunError, UsageError, one_line
+from ..errors import UsageError, one_line
 from ..files import LORA_NAME, atomic_write
-from ..hub import CONFIG_NAME, read_artefact_config
 from ..hub_errors import reading
 
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # of LCM's boundary conditions, as diffusers' LCMScheduler has them
 
 
-def boundary_scalings(timestep):
-    """c_skip and c_out of a latent consistency model, whose answer is c_skip x_t + c_out x0; of a number or tensor."""
-    t = timestep * TIMESTEP_SCALING
-    return SIGMA_DATA**2 / (t**2 + SIGMA_DATA**2), t / (t**2 + SIGMA_DATA**2) ** 0.5
-
-
-def lcm_scheduler(config):
+def lcm_scheduler(config: dict) -> LCMScheduler:
     """The `LCMScheduler` of the noise schedule that another scheduler's config has."""
     known = inspect.signature(LCMScheduler.__init__).parameters
     return LCMScheduler.from_config(
@@ -37,14 +31,14 @@ def lcm_scheduler(config):
     )
 
 
-def later_timesteps(scheduler_config, first):
-    """The timesteps below `first` at which an LCM is called in 8 steps, those of 2 and 4 among them (`list[int]`)."""
+def later_timesteps(scheduler_config: dict, first: int) -> list[int]:
+    """The timesteps below `first` of an LCM in 8 steps; those of 2 and 4 steps are among them."""
     scheduler = lcm_scheduler(scheduler_config)
     scheduler.set_timesteps(8)
     return [t for t in scheduler.timesteps.tolist() if t < first]
 
 
-def timesteps_by_steps(scheduler_config, first):
+def timesteps_by_steps(scheduler_config: dict, first: int) -> dict[int, list[int]]:
     """The timesteps of each number of steps that an LCM-LoRA student was trained for: {1: [999], 2: [999, 499], ...}.
 
     Args:
@@ -61,7 +55,7 @@ def timesteps_by_steps(scheduler_config, first):
     return choices
 
 
-def refuse_dora(keys):
+def refuse_dora(keys: Iterable[str]) -> None:
     """Raise a UsageError where the keys of a LoRA file hold DoRA scales, which diffusers drops with a warning."""
     scales = [key for key in keys if "dora_scale" in key or "lora_magnitude_vector" in key]
     if scales:
@@ -72,7 +66,7 @@ def refuse_dora(keys):
 
 
 class LcmLora:
-    """An LCM-LoRA as it lies in a file.
+    """The content of an LCM-LoRA file.
 
     Attributes:
         rank (`int`), alpha (`float`): of all its layers.
@@ -87,7 +81,7 @@ class LcmLora:
         UsageError: no such file, no LoRA of a UNet, unknown keys, or layers of different rank or alpha.
     """
 
-    def __init__(self, source, unet_config):
+    def __init__(self, source: str, unet_config: dict):
         self.source = source
         self._raw, self._metadata = self._read(self._find())
         self.state, alphas = self._convert(unet_config)
@@ -98,13 +92,13 @@ class LcmLora:
         self._layout = {key: self._file_key[id(value)] for key, value in self.state.items()}
         self.state = {key: value.float() for key, value in self.state.items()}
 
-    def check_layers(self, unet):
+    def check_layers(self, unet: torch.nn.Module) -> None:
         """Raise a UsageError where the UNet lacks one of the layers."""
         missing = set(self.layers) - {name for name, _ in unet.named_modules()}
         if missing:
             raise self._error(f"adapts {min(missing)}, which the teacher's UNet does not have: it is of another base.")
 
-    def save(self, folder, state):
+    def save(self, folder: str | os.PathLike, state: Mapping[str, torch.Tensor]) -> None:
         """Write weights (under PEFT's keys) to pytorch_lora_weights.safetensors, with the keys and dtypes they had."""
         tensors = dict(self._raw)
         for key, value in state.items():
@@ -115,16 +109,13 @@ class LcmLora:
     # -----------------------------------------------------------------------------------------------------------------
 
     def _error(self, message):
-        return UsageError(f"--lcm_lora {self.source} {message}")
+        return UsageError(f"{self.source} {message}")
 
     def _find(self):
         path = Path(self.source)
         if path.suffix.lower() in PICKLED:
             raise self._error("is a pickled file, which may run code when it is loaded: take a .safetensors file.")
         if path.is_dir():
-            method = read_artefact_config(path).get("method") or {}
-            if (path / CONFIG_NAME).is_file() and not method.get("lcm_lora"):
-                raise self._error("is a student of DisBack that did not start as an LCM-LoRA: take an LCM-LoRA.")
             if not (path / LORA_NAME).exists() and any(path.glob("pytorch_lora_weights.*")):
                 raise self._error(f"has pickled weights, which may run code when they are loaded, but no {LORA_NAME}.")
             path = path / LORA_NAME
@@ -137,8 +128,6 @@ class LcmLora:
                 return hf_hub_download(self.source, LORA_NAME)
         except EntryNotFoundError:
             raise self._error(f"has no {LORA_NAME}: give the file itself, or a folder with it.") from None
-        except (UsageError, RunError) as error:
-            raise type(error)(f"--lcm_lora {error}") from None
 
     def _read(self, file):
         try:
@@ -148,7 +137,7 @@ class LcmLora:
             raise self._error(f"is no readable safetensors file ({error}).") from None
 
     def _convert(self, unet_config):
-        """Weights under PEFT's keys, and alphas; the tensors are still the file's, which tells what became what."""
+        """Weights under PEFT's keys, and alphas; the tensors are still the file's, so that each can be found there again."""
         try:
             refuse_dora(self._raw)
         except UsageError as error:

@@ -81,10 +81,7 @@ class PipelineFiles:
             return variants[0]
         where = f"{self.source} has {{}} in {place or './'}"
         if variants:
-            raise UsageError(
-                f"{where.format('weights')} as variant {variants[0]} only: try --variant {variants[0]} "
-                f'(variant="{variants[0]}" in Python).'
-            )
+            raise UsageError(f'{where.format("weights")} as variant {variants[0]} only: try variant="{variants[0]}".')
         if found:
             raise UsageError(
                 f"{where.format('no safetensors')}, only .{found[0]['format']} files, which are pickled and may run "

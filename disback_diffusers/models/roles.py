@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Several LoRA adapters as *roles* on one frozen UNet: the teacher is the UNet with all of them off."""
+"""Several LoRA adapters as *roles* on one frozen network: the teacher is the network with all of them off."""
 
 import json
 import math
@@ -11,8 +11,7 @@ from functools import cached_property
 
 import peft
 import torch
-from diffusers import UNet2DConditionModel
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
@@ -30,43 +29,45 @@ ALL_TARGETS = (
 )
 
 
-def present_targets(unet: torch.nn.Module, suffixes: Iterable[str]) -> list[str]:
-    """Those of the suffixes (such as "to_q") that name at least one layer of this UNet; PEFT wants no others."""
-    layers = [name for name, _ in unet.named_modules()]
-    return [suffix for suffix in suffixes if any(name.endswith(f".{suffix}") for name in layers)]
+def present_targets(network: torch.nn.Module, suffixes: Iterable[str]) -> list[str]:
+    """Those of the suffixes (such as "to_q") that name at least one layer of this network; PEFT wants no others."""
+    layers = [name for name, _ in network.named_modules()]
+    return [suffix for suffix in suffixes if any(f".{name}".endswith(f".{suffix}") for name in layers)]
 
 
 class Roles:
-    """The adapters of one UNet, switched by writing two attributes a layer and never by touching `requires_grad`.
+    """The adapters of one network, switched by writing two attributes a layer and never by touching `requires_grad`.
 
     So a graph that still waits for its backward loses nothing, and a switch costs a fraction of a millisecond. The
-    UNet is frozen, and its `enable_gradient_checkpointing` becomes the one of this class, which recomputes every block
-    with the role that ran it. Roles are float32 whatever the UNet is. Two methods of the UNet are not to be called any
-    more: `to(dtype)`, which would convert the roles too, and `set_adapter`, which would freeze all but one.
+    network is frozen. Its `enable_gradient_checkpointing`, if it has one, becomes the one of this class, which
+    recomputes every block with the role that ran it. Roles are float32 in any case. Do not call two methods of the
+    network any more: `to(dtype)` would convert the roles too, and `set_adapter` would freeze all but one.
 
-        roles = Roles(unet)
+        roles = Roles(network)
         roles.add("fake", rank=64, alpha=64, targets=ALL_TARGETS)
         with roles("fake"): ...     # with roles(): the teacher; with roles("lcm", "student"): the sum of two adapters
 
     Args:
-        unet: The teacher's UNet, without adapters.
+        network: The teacher's network, any `torch.nn.Module` without adapters.
 
     Raises:
         RunError: The installed PEFT does not switch adapters in the way relied on here.
-        ValueError: The UNet already carries adapters.
+        ValueError: The network already carries adapters.
     """
 
-    def __init__(self, unet: UNet2DConditionModel):
+    def __init__(self, network: torch.nn.Module):
         _check_peft()
-        if getattr(unet, "peft_config", None):
-            raise ValueError(f"The UNet already carries the adapters {list(unet.peft_config)}.")
-        self.unet = unet.requires_grad_(False)
-        self._base_modules = dict(unet.named_modules())
+        if getattr(network, "peft_config", None):
+            raise ValueError(f"The network already carries the adapters {list(network.peft_config)}.")
+        self.network = network.requires_grad_(False)
+        self._base_modules = dict(network.named_modules())
         self._layers: dict[str, BaseTunerLayer] = {}
         self._configs: dict[str, LoraConfig] = {}
-        if unet.is_gradient_checkpointing:
+        self._stock_checkpointing = getattr(network, "enable_gradient_checkpointing", None)
+        if getattr(network, "is_gradient_checkpointing", False):
             self.enable_gradient_checkpointing()
-        unet.enable_gradient_checkpointing = self.enable_gradient_checkpointing
+        if self._stock_checkpointing:
+            network.enable_gradient_checkpointing = self.enable_gradient_checkpointing
 
     # -----------------------------------------------------------------------------------------------------------------
     # Which role runs
@@ -100,7 +101,13 @@ class Roles:
             self.use(*before)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Save memory; each block is recomputed with the role of its forward, whatever is active by then."""
+        """Save memory; each block is recomputed with the role of its forward, whatever is active by then.
+
+        Raises:
+            UsageError: The network cannot do it.
+        """
+        if self._stock_checkpointing is None:
+            raise UsageError(f"{type(self.network).__name__} has no gradient checkpointing.")
 
         def run_checkpointed(block, *args):
             names = self.active
@@ -111,7 +118,7 @@ class Roles:
 
             return checkpoint(run, *args, use_reentrant=False)
 
-        UNet2DConditionModel.enable_gradient_checkpointing(self.unet, run_checkpointed)
+        self._stock_checkpointing(run_checkpointed)
 
     def _switch(self, names: Iterable[str]) -> None:
         state = {"_active_adapter": list(names), "_disable_adapters": False} if names else {"_disable_adapters": True}
@@ -140,11 +147,12 @@ class Roles:
         targets = list(targets)
         self._check_lora(rank, alpha, targets)
         before, flags = self.active, [(p, p.requires_grad) for role in self.names for p in self.parameters(role)]
-        with torch.device("meta"), warnings.catch_warnings():  # `reset` draws the weights, and not from the global RNG
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
+        with torch.device("meta"), warnings.catch_warnings():  # `reset` initialises, without the global RNG
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what we want
-            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), adapter_name=name)
-        self._layers = {key: layer for key, layer in self.unet.named_modules() if isinstance(layer, BaseTunerLayer)}
-        self._configs[name] = self.unet.peft_config[name]
+            inject_adapter_in_model(config, self.network, name)
+        self._layers = {key: layer for key, layer in self.network.named_modules() if isinstance(layer, BaseTunerLayer)}
+        self._configs[name] = config
         for _, layer, bank in self._banks(name):
             bank[name].to(torch.float32).to_empty(device=layer.weight.device).requires_grad_(True)
         for parameter, flag in flags:  # which PEFT has set to False
@@ -154,11 +162,11 @@ class Roles:
 
     def reset(self, name: str, seed: int) -> None:
         """Back to the start, in place: A from U(-1/sqrt(n), 1/sqrt(n)), n its fan-in; B = 0, which is the teacher."""
-        self._draw(name, seed, zero_b=True)
+        self._initialise(name, seed, zero_b=True)
 
     def randomize(self, name: str, seed: int) -> None:
-        """Draw A and B, in place, as `reset` draws A: the teacher, disturbed."""
-        self._draw(name, seed, zero_b=False)
+        """Random A and B, in place, both as A in `reset`: the teacher, disturbed."""
+        self._initialise(name, seed, zero_b=False)
 
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
@@ -171,7 +179,7 @@ class Roles:
             value.copy_(state[key])
 
     @torch.no_grad()
-    def _draw(self, name, seed, zero_b):
+    def _initialise(self, name, seed, zero_b):
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers on every device
         for key, parameter in self.named_parameters(name):
             value = torch.zeros(parameter.shape)
@@ -237,7 +245,7 @@ class Roles:
     @cached_property
     def fingerprint(self) -> str:
         """Of the base, see `base_fingerprint`; computed once."""
-        return base_fingerprint(self.unet)
+        return base_fingerprint(self.network)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Helpers
@@ -256,18 +264,23 @@ class Roles:
 
     def _check_lora(self, rank: int, alpha: float, targets: list[str]) -> None:
         if rank < 1:
-            raise UsageError(f"--lora_rank must be at least 1, not {rank}.")
+            raise UsageError(f"the rank of a LoRA must be at least 1, not {rank}.")
         if not alpha > 0:
-            raise UsageError(f"--lora_alpha must be positive, not {alpha}.")
+            raise UsageError(f"the alpha of a LoRA must be positive, not {alpha}.")
         if not targets:
-            raise UsageError("--lora_target_modules is empty: name at least one suffix.")
+            raise UsageError("no module is named: name at least one suffix.")
         for suffix in targets:
             hits = [module for key, module in self._base_modules.items() if f".{key}".endswith(f".{suffix}")]
             if not hits or not all(isinstance(module, torch.nn.Linear | torch.nn.Conv2d) for module in hits):
                 raise UsageError(
-                    f"--lora_target_modules: '{suffix}' is not the end of the name of a linear or convolution layer "
-                    f"of this UNet. Take for example {', '.join(ATTENTION_TARGETS)}."
+                    f"'{suffix}' is not the end of the name of a linear or convolution layer of this network. Take for "
+                    f"example {', '.join(self._examples())}."
                 )
+
+    def _examples(self) -> list[str]:
+        present = present_targets(self.network, ATTENTION_TARGETS)
+        adaptable = (key for key, m in self._base_modules.items() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+        return present or list(adaptable)[:3]
 
 
 def _check_peft() -> None:

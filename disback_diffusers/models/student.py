@@ -1,60 +1,48 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The one-step generator."""
+"""The generator that is distilled."""
 
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers.training_utils import EMAModel
 
-from .lcm_lora import boundary_scalings
+from .conditions import Conditions
+from .denoiser import Denoiser
+from .samplers import OneStep
 
 
 class Student:
-    """G: noise and a prompt in, x0 out, in one UNet evaluation at the conditioning timestep.
-
-    A LoRA student is the role "student" on the shared base; a full student is a float32 UNet of its own. Both start
-    as the teacher itself, unless a full one is given another UNet.
+    """G: z and conditions in, x0 out. A denoiser, a way to sample with it, and a moving average of its weights.
 
     Args:
-        roles (`Roles`): the shared base, with the role "student" for a LoRA student.
-        schedule (`NoiseSchedule`).
-        timestep (`int`): the conditioning timestep t*.
-        unet (`UNet2DConditionModel`, *optional*): the UNet of a full student.
-        ema_decay (`float`): decay of the moving average of the weights.
-        boundary (`bool`): with the boundary conditions of a latent consistency model (an LCM-LoRA).
+        denoiser (`Denoiser`): a role on the shared base, or a network of its own.
+        sampler (`OneStep`).
+        ema_decay (`float`, *optional*, defaults to 0.99): decay of the moving average.
     """
 
-    role = "student"
-
-    def __init__(self, roles, schedule, timestep, unet=None, ema_decay=0.99, boundary=False):
-        self.roles, self.schedule, self.timestep = roles, schedule, timestep
-        self.boundary = boundary
-        self.full, self.unet = unet is not None, unet or roles.unet
+    def __init__(self, denoiser: Denoiser, sampler: OneStep, ema_decay: float = 0.99):
+        self.denoiser, self.sampler = denoiser, sampler
         self.ema = EMAModel(self.parameters(), decay=ema_decay)
 
-    def parameters(self):
-        return list(self.unet.parameters()) if self.full else self.roles.parameters(self.role)
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        return self.denoiser.parameters()
 
-    def __call__(self, noise, conditioning):
-        """Noise (n, c, h, w), standard normal, to x0 of the same shape, float32."""
-        return self.denoise(noise, torch.full((len(noise),), self.timestep, device=noise.device), conditioning)
+    def __call__(self, z: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`, in one step."""
+        return self.sampler.sample(self.denoiser, z, conditions)
 
-    def denoise(self, x_t, t, conditioning):
-        """x_t (n, c, h, w) at timesteps t (n,) to x0 of the same shape, float32."""
-        dtype = next(self.unet.parameters()).dtype
-        with nullcontext() if self.full else self.roles(self.role):
-            output = self.unet(x_t.to(dtype), t, **conditioning.kwargs()).sample
-        x0 = self.schedule.to_x0(output, x_t, t)
-        if not self.boundary:
-            return x0
-        skip, out = boundary_scalings(t.float().view(-1, 1, 1, 1))
-        return skip * x_t + out * x0
+    def training_samples(self, batch) -> torch.Tensor:
+        """x0 `(n, ...)`, float32, of a `Batch`, with gradients."""
+        return self.sampler.training_samples(self.denoiser, batch)
 
-    def update_ema(self):
+    def update_ema(self) -> None:
+        """Take the weights into the moving average."""
         self.ema.step(self.parameters())
 
     @contextmanager
-    def averaged(self):
+    def averaged(self) -> Iterator[None]:
         """Within, the student has its averaged weights."""
         self.ema.store(self.parameters())
         self.ema.copy_to(self.parameters())
@@ -62,14 +50,3 @@ class Student:
             yield
         finally:
             self.ema.restore(self.parameters())
-
-    # -----------------------------------------------------------------------------------------------------------------
-
-    def state_dict(self):
-        return self.unet.state_dict() if self.full else self.roles.state_dict(self.role)
-
-    def load_state_dict(self, state, source):
-        if self.full:
-            self.unet.load_state_dict(state)
-        else:
-            self.roles.load_state_dict(self.role, state, source=source)

@@ -4,8 +4,8 @@
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-from ..errors import RunError, UsageError, one_line
-from ..hub import CONFIG_NAME
+from ..errors import UsageError, one_line
+from ..files import CONFIG_NAME
 from .pipeline_files import INDEX_NAME, PipelineFiles, refuse_single_file
 
 
@@ -25,7 +25,7 @@ UNET_INTERFACE = (
 
 
 class StudentUNet:
-    """The UNet of `--student_unet`. The constructor reads its config only.
+    """A UNet for a full student. The constructor reads its config only.
 
     Attributes:
         config (`dict`): all of its settings; `sample_size`, from which a pipeline takes the size of images, is the
@@ -42,7 +42,9 @@ class StudentUNet:
         RunError: the Hub cannot be reached and the cache does not hold it.
     """
 
-    def __init__(self, name, teacher_config, variant=None, prediction_type=None):
+    def __init__(
+        self, name: str, teacher_config: dict, variant: str | None = None, prediction_type: str | None = None
+    ):
         self.name = name
         files = self._files()
         if CONFIG_NAME in files.names and INDEX_NAME in files.names:
@@ -56,20 +58,14 @@ class StudentUNet:
                     f"has {key} {self.config[key]}, the teacher's UNet {teacher_config[key]}: it cannot take its "
                     "place. Give a UNet of the same kind of model."
                 )
-        try:
-            self._variant = files.variant(self._subfolder, variant, or_the_only_one=True)
-        except UsageError as error:
-            raise UsageError(f"--student_unet {error}") from None
+        self._variant = files.variant(self._subfolder, variant, or_the_only_one=True)
 
     def _error(self, message):
-        return UsageError(f"--student_unet {self.name} {message}")
+        return UsageError(f"{self.name} {message}")
 
     def _files(self):
-        try:
-            refuse_single_file(self.name, "UNet2DConditionModel")
-            files = PipelineFiles(self.name)
-        except (UsageError, RunError) as error:
-            raise type(error)(f"--student_unet {error}") from None
+        refuse_single_file(self.name, "UNet2DConditionModel")
+        files = PipelineFiles(self.name)
         if not {"unet/config.json", "config.json"}.intersection(files.names):
             raise self._error("holds no UNet: there is no unet/config.json and no config.json.")
         return files
@@ -96,7 +92,7 @@ class StudentUNet:
             raise self._error(f"has no valid config: {one_line(error)}") from None
         raise self._error(f"is a {config.get('_class_name')}: a UNet2DConditionModel is needed.")
 
-    def load(self):
+    def load(self) -> UNet2DConditionModel:
         """The UNet, float32, on the CPU. Raises a UsageError where its weights are broken."""
         options = {"subfolder": self._subfolder, "variant": self._variant, "use_safetensors": True}
         try:

@@ -1,8 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""How much a forward of the UNet keeps for its backward, counted by autograd itself on the meta device."""
+"""How much a forward of a network keeps for its backward, counted by autograd itself on the meta device."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 
+import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch.autograd.graph import saved_tensors_hooks
@@ -11,20 +13,22 @@ from torch.autograd.graph import saved_tensors_hooks
 CHECKPOINTED = (ResnetBlock2D, BasicTransformerBlock)  # what diffusers recomputes as a whole
 
 
-def saved_bytes(unet, inputs, gradient_checkpointing=False):
+def saved_bytes(
+    network: torch.nn.Module, forward: Callable[[], object], gradient_checkpointing: bool = False
+) -> tuple[int, int]:
     """Bytes that one forward keeps until its backward.
 
     Args:
-        unet (`UNet2DConditionModel`): on the meta device, in the precision of its computations.
-        inputs (`dict`): keyword arguments of a forward, on the meta device.
+        network (`torch.nn.Module`): on the meta device, in the precision of its computations.
+        forward: runs it once, on inputs on the meta device.
         gradient_checkpointing (`bool`): then blocks keep their inputs alone, and the largest one all, recomputed.
 
     Returns:
-        (`int`, `int`): kept from forward to backward; further ones of the block that is being recomputed.
+        kept from forward to backward; further ones of the block that is being recomputed.
     """
-    counter = _Counter(unet)
-    with counter.watching(unet), saved_tensors_hooks(counter.keep, lambda tensor: tensor):
-        unet(**inputs)
+    counter = _Counter(network)
+    with counter.watching(network), saved_tensors_hooks(counter.keep, lambda tensor: tensor):
+        forward()
     blocks = counter.by_block
     outside = blocks.pop(None, 0)
     if not gradient_checkpointing:
@@ -35,8 +39,8 @@ def saved_bytes(unet, inputs, gradient_checkpointing=False):
 class _Counter:
     """Adds up saved tensors, each storage once, by the block in whose forward they were saved."""
 
-    def __init__(self, unet):
-        self.parameters = {id(parameter) for parameter in unet.parameters()}
+    def __init__(self, network):
+        self.parameters = {id(parameter) for parameter in network.parameters()}
         self.by_block, self.inputs = {}, {}
         self._block, self._seen, self._alive = None, set(), []
 
@@ -50,9 +54,9 @@ class _Counter:
         return tensor
 
     @contextmanager
-    def watching(self, unet):
+    def watching(self, network):
         handles = []
-        for name, module in unet.named_modules():
+        for name, module in network.named_modules():
             if isinstance(module, CHECKPOINTED):
                 handles += [
                     module.register_forward_pre_hook(lambda module, args, name=name: self._enter(name, args)),

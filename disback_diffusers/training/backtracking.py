@@ -1,161 +1,124 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Stage 2, distribution backtracking (Alg. 2): the student follows the path back, node by node, to the teacher."""
 
-import logging
+from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..diffusion.losses import denoising_loss, distribution_matching_gradient, guide, surrogate_loss
 from ..errors import UsageError
 from ..files import atomic_write
-from ..models.lcm_lora import later_timesteps
+from .batches import BatchSource
+from .networks import Networks
+from .objectives import Objective
+from .parallel import Replicated
+from .path import DegradationPath
+from .settings import OptimizationArguments
 from .stage import Stage
-from .switching import NodeWalk, targets
-
-
-logger = logging.getLogger(__name__)
+from .switching import NodeWalk
 
 
 class DistributionBacktracking(Stage):
-    """Trains the student by Eq. 8 and the role "fake" by Eq. 5, against the targets N-1, ..., 0; 0 is the teacher.
+    """Trains the student and the fake score by an objective, against one target after the other.
 
     Args:
-        path (`DegradationPath`, *optional*): None is Diff-Instruct, with the teacher as the only target.
+        networks, batches, parallel, optimization: as in `Stage`.
+        objective (`Objective`).
+        walk (`NodeWalk`): the targets, in their order.
+        path (`DegradationPath`, *optional*): where targets other than the teacher come from.
+        fake_score_updates (`int`, *optional*, defaults to 1): of the fake score for one of the student.
+        first_step (`int`, *optional*): updates of stage 1.
     """
 
     name = "backtracking"
-    fake, target = "fake", "target"
+    trains_student = True
 
-    def __init__(self, context, path):
-        args = context.args
-        super().__init__(context, args.max_train_steps)
-        self.path = path
-        first, config = args.conditioning_timestep, context.teacher.scheduler_config
-        self.later = later_timesteps(config, first) if args.proportion_later_steps else []
-        self.adaptive = path is not None and args.node_switching == "adaptive"
-        walk = not self.adaptive or path.verdict()[0]
-        self.walk = NodeWalk(targets(len(path) if path else 1, walk), args.steps_per_node)
-        parameters, rate = self.student.parameters(), args.learning_rate
-        self.student_learner = self.make_learner("student", parameters, rate, self.total_steps)
-        parameters, rate = self.roles.parameters(self.fake), args.fake_score_learning_rate
-        fake_steps = self.total_steps * args.fake_score_updates_per_step
-        self.fake_learner = self.make_learner("fake", parameters, rate, fake_steps, args.fake_score_lr_scheduler)
+    def __init__(
+        self,
+        networks: Networks,
+        batches: BatchSource,
+        parallel: Replicated,
+        optimization: OptimizationArguments,
+        objective: Objective,
+        walk: NodeWalk,
+        path: DegradationPath | None = None,
+        fake_score_updates: int = 1,
+        first_step: int = 0,
+    ):
+        super().__init__(networks, batches, parallel, optimization, optimization.max_train_steps)
+        self.objective, self.walk, self.path, self.fake_score_updates = objective, walk, path, fake_score_updates
+        self.first_step = first_step
+        self.remedy = f", with --degradation_path {path.folder}" if path else ""
+        self._add_optimizers()
+
+    def _add_optimizers(self):
+        settings, steps = self.optimization, self.total_steps
+        self.add_optimizer("student", self.student.parameters(), settings.learning_rate, schedule_steps=steps)
+        self.add_optimizer(
+            "fake",
+            self.networks.fake.parameters(),
+            settings.fake_score_learning_rate,
+            schedule_steps=steps * self.fake_score_updates,
+            scheduler=settings.fake_score_lr_scheduler,
+        )
 
     @property
-    def node(self):
+    def node(self) -> int:
+        """Number of the target; 0 is the teacher."""
         return self.walk.node
 
-    @property
-    def walks(self):
-        """Whether there are other targets than the teacher."""
-        return len(self.walk.numbers) > 1
+    def start(self) -> None:
+        """As in `Stage`."""
+        self._set_target()
 
-    def start(self):
-        if self.context.is_main and self.adaptive:
-            walked, why = self.path.verdict()
-            logger.info(f"{'The path is walked' if walked else 'No path is needed'}, as {why} (--node_switching).")
-        self._load_target()
-
-    def _load_target(self):
-        if self.node > 0:
-            self.path.load_into(self.roles, self.node, role=self.target)
-
-    # -----------------------------------------------------------------------------------------------------------------
-
-    def train_step(self, step):
-        sums, drawn = {}, []
-        for part in range(self.parts):
-            metrics, samples, batch = self._student_and_fake_losses(step, part)
-            drawn.append((samples, batch))
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value / self.parts
-        sums["grad_norm_student"] = self.student_learner.step()
-        sums["grad_norm_fake"] = self.fake_learner.step()
-        for repeat in range(1, self.args.fake_score_updates_per_step):
-            loss, norm = self._further_fake_update(drawn, step, repeat)
-            sums["loss_fake"] += (loss - sums["loss_fake"]) / (repeat + 1)  # mean of the updates
-            sums["grad_norm_fake"] = torch.maximum(sums["grad_norm_fake"], norm)
-        self.student.update_ema()
-        return sums
-
-    def _student_and_fake_losses(self, step, part):
-        """Backward of Eq. 8 and of Eq. 5 with one forward of the fake score for both."""
-        batch = self.batches.draw(self.name, step, part, self.parts)
-        with self.autocast():
-            x0 = self._student_samples(batch, step, part)
-        samples = x0.detach()
-        x_t = self.schedule.add_noise(samples, batch.epsilon, batch.t)
-        fake_output = self.forward(self.fake, x_t, batch.t, batch.score_conditioning)
-        fake_loss = denoising_loss(fake_output, samples, batch.epsilon, batch.t, self.schedule)
-        self.fake_learner.backward(fake_loss / self.parts)  # at once, so that its graph is gone before the target runs
-
-        x0_fake = self.guided_x0(self.fake, x_t, batch, self.args.fake_guidance_scale, fake_output.detach())
-        x0_target = self.guided_x0(self.target if self.node else None, x_t, batch, self.args.guidance_scale)
-        alpha, sigma = self.schedule.alpha_sigma(batch.t, samples)
-        gradient = distribution_matching_gradient(
-            samples, x0_fake, x0_target, self.args.gradient_weighting, alpha=alpha, sigma=sigma
-        )
-        student_loss = surrogate_loss(x0, gradient)
-        self.student_learner.backward(student_loss / self.parts)
-        gap = (x0_fake - x0_target).abs().mean()
-        return {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach(), "gap": gap}, samples, batch
-
-    def _student_samples(self, batch, step, part):
-        """x0 of the student, in one step; for a share of an LCM-LoRA's in a later step, from its own noised sample."""
-        if not self.later:
-            return self.student(batch.noise, batch.conditioning)
-        x_t, t = batch.noise.clone(), torch.full_like(batch.t, self.student.timestep)
-        drawn = self.batches.later_steps(
-            self.name, step, part, x_t.shape, self.args.proportion_later_steps, self.later
-        )
-        rows, epsilon, times = drawn
-        if len(rows):
-            with torch.no_grad():
-                first = self.student(x_t[rows], batch.conditioning[rows])
-            x_t[rows], t[rows] = self.schedule.add_noise(first, epsilon, times), times
-        return self.student.denoise(x_t, t, batch.conditioning)
-
-    def _further_fake_update(self, drawn, step, repeat):
-        """Eq. 5 on the step's samples with fresh noise; the loss and the norm of its gradient."""
-        total = 0.0
-        for part, (samples, batch) in enumerate(drawn):
-            epsilon, t = self.batches.fresh_diffusion(self.name, step, part, repeat, samples.shape)
-            output = self.forward(self.fake, self.schedule.add_noise(samples, epsilon, t), t, batch.score_conditioning)
-            loss = denoising_loss(output, samples, epsilon, t, self.schedule) / self.parts
-            self.fake_learner.backward(loss)
-            total = total + loss.detach()
-        return total, self.fake_learner.step()
-
-    @torch.no_grad()
-    def guided_x0(self, role, x_t, batch, scale, conditional=None):
-        """x0 prediction of a role (None: the teacher) under classifier-free guidance, float32, like x_t.
-
-        Guidance acts up to `--guidance_max_timestep` (benchmarks/results/guidance.json). Where the prompt was
-        emptied it has no effect: both branches are the same.
-        """
-        guided = torch.where(batch.t <= self.args.guidance_max_timestep, scale, 1.0)
-        conditioning = batch.score_conditioning
-        if scale == 1:
-            output = self.forward(role, x_t, batch.t, conditioning) if conditional is None else conditional
-        elif conditional is None:
-            both = batch.empty.cat(conditioning)
-            output = self.forward(role, torch.cat([x_t, x_t]), torch.cat([batch.t, batch.t]), both)
-            output = guide(*output.chunk(2), guided)
+    def _set_target(self):
+        if self.walk.at_teacher:
+            self.objective.target = self.networks.teacher
         else:
-            output = guide(self.forward(role, x_t, batch.t, batch.empty), conditional, guided)
-        return self.schedule.to_x0(output, x_t, batch.t)
+            self.path.load_into(self.networks.roles, self.node, role=self.networks.target.role)
+            self.objective.target = self.networks.target
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def after_step(self, step, metrics):
-        if self.walk.advance():
-            self._load_target()
+    def train_step(self, step: int) -> dict[str, torch.Tensor]:
+        """As in `Stage`."""
+        batches, shares = [], []
+        for batch in self.micro_batches(step):
+            shares.append(self._backward(self.objective.losses(batch)))
+            batches.append(batch)
+        metrics = total(shares)
+        for role, optimizer in self.optimizers.items():
+            metrics[f"grad_norm_{role}"] = optimizer.step()
+        for repeat in range(1, self.fake_score_updates):
+            more = total(self._backward(self.objective.fake_score_losses(batch, repeat)) for batch in batches)
+            norm = self.optimizers["fake"].step()
+            metrics["loss_fake"] += (more["loss_fake"] - metrics["loss_fake"]) / (repeat + 1)  # mean of the updates
+            metrics["grad_norm_fake"] = torch.maximum(metrics["grad_norm_fake"], norm)
+        self.student.update_ema()
+        return metrics
 
-    def save(self, folder):
-        self.roles.save(self.fake, folder / "fake.safetensors")
-        weights = {"student": self.student.state_dict()}
+    def _backward(self, losses):
+        """Gradients of one micro-batch. Returns its share of the metrics."""
+        count = self.batches.micro_batches
+        for item in losses:
+            if isinstance(item, dict):
+                return {name: value / count for name, value in item.items()}
+            role, loss = item
+            self.optimizers[role].backward(loss / count)
+
+    def after_step(self, step: int) -> None:
+        """As in `Stage`."""
+        if self.walk.advance():
+            self._set_target()
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """As in `Stage`."""
+        self.networks.roles.save(self.networks.fake.role, folder / "fake.safetensors")
+        weights = {"student": self.student.denoiser.state_dict()}
         weights["ema"] = {str(i): value for i, value in enumerate(self.student.ema.shadow_params)}
         for name, tensors in weights.items():
             tensors = {key: value.contiguous() for key, value in tensors.items()}
@@ -164,14 +127,16 @@ class DistributionBacktracking(Stage):
             )
         super().save(folder)
 
-    def load(self, folder):
-        self.roles.load(self.fake, folder / "fake.safetensors")
-        self.student.load_state_dict(load_file(folder / "student.safetensors"), folder / "student.safetensors")
+    def load(self, folder: Path) -> None:
+        """As in `Stage`."""
+        self.networks.roles.load(self.networks.fake.role, folder / "fake.safetensors")
+        file = folder / "student.safetensors"
+        self.student.denoiser.load_state_dict(load_file(file), source=str(file))
         shadow = load_file(folder / "ema.safetensors")
         for i, value in enumerate(self.student.ema.shadow_params):
             value.copy_(shadow[str(i)])
         super().load(folder)
-        self._load_target()
+        self._set_target()
 
     @cached_property
     def _origin(self):
@@ -183,11 +148,27 @@ class DistributionBacktracking(Stage):
         if state["path"] != self._origin["path"]:
             raise UsageError(f"{folder} was trained along another path: {self.path.folder} was recorded anew since.")
 
-    def state(self):
+    def state(self) -> dict:
+        """As in `Stage`."""
         ema_step = self.student.ema.optimization_step
-        return {"node": self.node, "switch": {"node_step": self.walk.node_step}, "ema_step": ema_step}
+        return {
+            "node": self.node,
+            "switch": {"node_step": self.walk.node_step, "steps_per_node": self.walk.steps_per_node},
+            "ema_step": ema_step,
+        }
 
-    def load_state(self, state):
+    def load_state(self, state: dict) -> None:
+        """As in `Stage`."""
         self.walk.position = self.walk.numbers.index(state["node"])
         self.walk.node_step = state["switch"]["node_step"]
+        self.walk.steps_per_node = state["switch"].get("steps_per_node", self.walk.steps_per_node)
         self.student.ema.optimization_step = state["ema_step"]
+
+
+def total(shares: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The sums of metrics by name."""
+    sums = {}
+    for metrics in shares:
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums

@@ -1,94 +1,138 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What each step trains on, drawn from (seed, stage, step, process) alone, so that a resumed run draws the same."""
+"""What each step trains on, from (seed, stage, step, process) alone, so that a resumed run sees the same."""
 
 import hashlib
 from dataclasses import dataclass
 
 import torch
 
-from ..models.conditioning import Conditioning
+from ..data.bank import PromptBank
+from ..diffusion.times import LogUniformTimes, UniformTimes
+from ..models.conditions import Conditions, to_device
+from ..models.sizes import Bucket
+from .parallel import Replicated
+from .settings import DataArguments
 
 
-@dataclass
-class Batch:
-    """One batch of n samples: `noise` is the student's input, `epsilon` and `t` diffuse its output (Eq. 5, 7, 8)."""
-
-    noise: torch.Tensor  # (n, c, h, w), standard normal
-    conditioning: Conditioning  # the student's prompts
-    score_conditioning: Conditioning  # the same, a share of them emptied, for the fake score and the target
-    empty: Conditioning  # the empty prompt, n times
-    epsilon: torch.Tensor  # (n, c, h, w), standard normal
-    t: torch.Tensor  # (n,), integer timesteps
-
-
-def generator(*key):
-    """A CPU generator seeded by the key, whatever was drawn before."""
+def generator(*key) -> torch.Generator:
+    """A generator on the CPU, seeded by the key alone."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+@dataclass
+class Batch:
+    """One micro-batch of n samples.
+
+    Attributes:
+        z (`torch.Tensor` of shape `(n, ...)`): standard normal, the student's input.
+        conditions (`Conditions`): the student's.
+        score_conditions (`Conditions`): the same, a share of them emptied, for the fake score and the target.
+        empty (`Conditions`): the empty prompt, n times.
+        noise (`torch.Tensor` of shape `(n, ...)`), t (`torch.Tensor` of shape `(n,)`): what noises the student's
+            samples (Eq. 5, 7, 8).
+        times: where further t are sampled from.
+        key (`tuple`): of all its random numbers.
+        samples (`torch.Tensor` of shape `(n, ...)`): of the student, detached, once they are generated.
+    """
+
+    z: torch.Tensor
+    conditions: Conditions
+    score_conditions: Conditions
+    empty: Conditions
+    noise: torch.Tensor
+    t: torch.Tensor
+    times: UniformTimes | LogUniformTimes
+    key: tuple
+    samples: torch.Tensor | None = None
+
+    def random(self, *names) -> torch.Generator:
+        """A generator of its own for further random numbers, on the CPU."""
+        return generator(*self.key, *names)
+
+    def fresh_noise(self, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Other noise and times for the same samples, for update number `repeat` of the fake score."""
+        random, device = self.random(repeat), self.z.device
+        noise = torch.randn(self.z.shape, generator=random)
+        return to_device(noise, device), to_device(self.times.sample(len(self.z), random), device)
+
+
 class BatchSource:
-    """Draws batches on the CPU, the same for the same step on any device, and puts them on `device`.
+    """Makes batches on the CPU, the same for the same step on any device, and puts them on the device of the run.
 
     Args:
         bank (`PromptBank`).
-        buckets (`list[Bucket]`): image sizes; each batch has one of them, by chance.
-        timesteps (`tuple`): first and last timestep of the diffusion.
-        batch_size (`int`): on each process. rank, world (`int`): this process, of how many.
-        proportion_empty (`float`): share of the prompts emptied in `score_conditioning`.
+        buckets (`list[Bucket]`): sizes of samples; each batch has one of them, at random.
+        times (`UniformTimes` or `LogUniformTimes`): which times are trained at.
+        settings (`DataArguments`): sizes of batches, share of empty prompts.
+        seed (`int`).
+        parallel (`Replicated`).
     """
 
-    def __init__(self, bank, buckets, timesteps, batch_size, proportion_empty, seed, rank=0, world=1, device="cpu"):
-        self.bank, self.buckets, self.timesteps, self.batch_size = bank, buckets, timesteps, batch_size
-        self.proportion_empty, self.seed, self.rank, self.world = proportion_empty, seed, rank, world
-        self.device = device
-        self._epoch, self._order = None, None
-
-    def draw(self, stage, step, part=0, parts=1, samples=None):
-        """Batch number `part` of the `parts` that make up update `step` (from 1) of the stage called `stage`.
-
-        `samples` is its size where that is not the batch size.
-        """
-        random = generator(self.seed, stage, step, part, self.rank)
-        n, bucket = samples or self.batch_size, self._bucket(stage, step, part)
-        shape = (n, *bucket.latent_shape)
-        first = (((step - 1) * parts + part) * self.world + self.rank) * n
-        conditioning = self.bank.batch([self._index(first + i) for i in range(n)]).to(self.device).told(bucket.added)
-        empty = self.bank.empty.to(self.device).expand(n).told(bucket.added)
-        noise, epsilon = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
-        emptied = torch.rand(n, generator=random) < self.proportion_empty
-        t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (n,), generator=random)
-        return Batch(
-            noise.to(self.device),
-            conditioning,
-            conditioning.where(emptied.to(self.device), empty),
-            empty,
-            epsilon.to(self.device),
-            t.to(self.device),
+    def __init__(
+        self,
+        bank: PromptBank,
+        buckets: list[Bucket],
+        times: UniformTimes | LogUniformTimes,
+        settings: DataArguments,
+        seed: int,
+        parallel: Replicated,
+    ):
+        self.bank, self.buckets, self.times, self.seed = bank, buckets, times, seed
+        self.batch_size, self.micro_batches = settings.train_batch_size, settings.gradient_accumulation_steps
+        self.proportion_empty, self.parallel, self.device = (
+            settings.proportion_empty_prompts,
+            parallel,
+            parallel.device,
         )
+        self._epoch, self._order = None, None
+        self.shown: Conditions | None = None  # of the validation prompts
 
-    def fresh_diffusion(self, stage, step, part, repeat, shape):
-        """Another epsilon (of this shape) and t for a further update of the fake score on the same samples."""
-        random = generator(self.seed, stage, step, part, self.rank, repeat)
-        epsilon = torch.randn(shape, generator=random)
-        t = torch.randint(self.timesteps[0], self.timesteps[1] + 1, (shape[0],), generator=random)
-        return epsilon.to(self.device), t.to(self.device)
+    def show(self, prompts: list[str]) -> None:
+        """Encode the validation prompts, while the text encoder is there."""
+        self.shown = self.bank.encode(prompts).to("cpu")
 
-    def later_steps(self, stage, step, part, shape, proportion, timesteps):
-        """For an LCM-LoRA, which rows (indices) of a batch of this shape are at a later step; their epsilon and t."""
-        random = generator(self.seed, stage, step, part, self.rank, "later")
-        rows = (torch.rand(shape[0], generator=random) < proportion).nonzero().flatten()
-        epsilon = torch.randn(shape, generator=random)[rows]
-        t = torch.tensor(timesteps)[torch.randint(len(timesteps), shape[:1], generator=random)][rows]
-        return rows.to(self.device), epsilon.to(self.device), t.to(self.device)
+    def make(self, stage: str, step: int, index: int = 0, size: int | None = None) -> Batch:
+        """Micro-batch number `index` of update `step` (from 1) of the stage of this name.
 
-    def _bucket(self, stage, step, part):
+        Args:
+            size (`int`, *optional*): number of samples; by default the batch size.
+        """
+        rank, world = self.parallel.rank, self.parallel.world
+        key = (self.seed, stage, step, index, rank)
+        random, n, bucket = generator(*key), size or self.batch_size, self._bucket(stage, step, index)
+        shape = (n, *bucket.shape)
+        first = (((step - 1) * self.micro_batches + index) * world + rank) * n
+        conditions = self.conditions([self._prompt(first + i) for i in range(n)], bucket)
+        empty = self.empty(n, bucket)
+        z, noise = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
+        emptied = torch.rand(n, generator=random) < self.proportion_empty
+        t = self.times.sample(n, random)
+        z, noise, t, emptied = (to_device(value, self.device) for value in (z, noise, t, emptied))
+        return Batch(z, conditions, conditions.where(emptied, empty), empty, noise, t, self.times, key)
+
+    def conditions(self, prompts: list[int], bucket: Bucket | None = None) -> Conditions:
+        """Conditions of the prompts with these numbers, by default for the first size."""
+        return self._complete(self.bank.batch(prompts), bucket)
+
+    def empty(self, n: int, bucket: Bucket | None = None) -> Conditions:
+        """The conditions of the empty prompt, n times."""
+        return self._complete(self.bank.empty, bucket).expand(n)
+
+    def shown_conditions(self, rows: list[int]) -> Conditions:
+        """Conditions of the validation prompts with these numbers, for the first size."""
+        return self._complete(self.shown[torch.tensor(rows)], None)
+
+    def _complete(self, conditions, bucket):
+        return conditions.joined((bucket or self.buckets[0]).conditions).to(self.device)
+
+    def _bucket(self, stage, step, index):
         """The same one on every process, so that none has to wait for a larger image of another."""
-        random = generator(self.seed, stage, step, part, "bucket")
+        random = generator(self.seed, stage, step, index, "bucket")
         return self.buckets[torch.randint(len(self.buckets), (), generator=random)]
 
-    def _index(self, position):
-        """Prompt at this position of an endless walk: every prompt once an epoch, in a new order each."""
+    def _prompt(self, position):
+        """Number of the prompt at this position of an endless walk: every prompt once an epoch, in a new order."""
         epoch, offset = divmod(position, len(self.bank))
         if epoch != self._epoch:
             self._epoch = epoch

@@ -4,14 +4,14 @@
 import argparse
 import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser
 
 from ..errors import UsageError, one_line
-from .arguments import DistillationArguments
+from .arguments import GROUPS, DistillationArguments, names
+from .settings import METADATA
 
 
 # What YAML 1.1 reads as false, though it is the name of a choice.
@@ -39,7 +39,7 @@ def _read_config(file):
         raise UsageError(f"--config {file} is no YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config {file}: expected lines of the form 'flag: value'.")
-    known = {f.name for f in fields(DistillationArguments)}
+    known = set(names())
     words = []
     for key, value in values.items():
         if key not in known:
@@ -62,9 +62,9 @@ class _OneLine:
 
 
 class _Parser(_OneLine, HfArgumentParser):
-    def add_argument(self, *names, shapes=None, local=None, **kwargs):
-        """The metadata of a field without ours."""
-        return super().add_argument(*names, **kwargs)
+    def add_argument(self, *names, **kwargs):
+        """Leaves out our own metadata of a field."""
+        return super().add_argument(*names, **{key: kwargs[key] for key in kwargs.keys() - set(METADATA)})
 
 
 class _ConfigParser(_OneLine, argparse.ArgumentParser):
@@ -83,7 +83,7 @@ def parse_args(
     config = _ConfigParser(add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     config, words = config.parse_known_args(words)
-    parser = _Parser(DistillationArguments, description=description, allow_abbrev=False)
+    parser = _Parser(GROUPS, description=description, allow_abbrev=False)
     parser.add_argument("--config", help="A YAML file with any of these flags; the command line wins.")
     parser.set_defaults(**defaults)
     from_file = _read_config(config.config) if config.config else []
@@ -93,9 +93,7 @@ def parse_args(
         raise UsageError(f"--config {config.config}: {error}") from None
     if unknown:
         raise UsageError(f"--config {config.config}: '{unknown[0]}' is one value too many.")
-    arguments, *_, unknown = parser.parse_args_into_dataclasses(
-        [*from_file, *words], return_remaining_strings=True, look_for_args_file=False
-    )
+    namespace, unknown = parser.parse_known_args([*from_file, *words])
     if unknown:
         raise UsageError(f"unknown flag {unknown[0]}; --help lists them.")
-    return arguments
+    return DistillationArguments(**{name: getattr(namespace, name) for name in names()})

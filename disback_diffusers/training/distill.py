@@ -1,68 +1,242 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""A whole run: what the training scripts call."""
+"""A whole run."""
 
 import logging
-import os
-import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from accelerate import Accelerator
 
 from .. import hub
-from ..errors import RunError, UsageError, one_line
-from ..files import NO_ROOM
-from ..models.adapter_files import base_fingerprint
-from .arguments import PATH
-from .artefact import save_artefact
+from ..artifact.layout import without_paths
+from ..errors import UsageError, one_line
+from ..models.families.base import Family
+from .arguments import DistillationArguments
 from .backtracking import DistributionBacktracking
+from .batches import BatchSource
+from .build import build
 from .degradation import DegradationRecording
-from .distance import DistanceProbe, load_instruments
-from .mismatch import MismatchProbe
+from .distance_probe import DistanceProbe
+from .finish import save_artifact
+from .mismatch_probe import MismatchProbe
+from .networks import Networks
+from .objectives import DistributionMatching
+from .parallel import Replicated
 from .path import DegradationPath
+from .path_probe import PathProbe
 from .plan import print_plan
-from .setup import build, prepare
-from .trainer import RESUME, Interrupted, Trainer
+from .prepare import prepare
+from .run_folder import Checkpoint, RunFolder
+from .settings import PATH
+from .sources import Sources
+from .stage import Stage
+from .switching import NodeWalk, count_stays
+from .trainer import Trainer
+from .validation import Validator
 
 
 logger = logging.getLogger(__name__)
-OUT_OF_MEMORY = (
-    "out of GPU memory: try a smaller --train_batch_size with more --gradient_accumulation_steps, "
-    "--gradient_checkpointing, --mixed_precision bf16, or a smaller --lora_rank."
-)
 
 
-def run_script(parse_args, teacher_class):
-    """`main` of a training script: 0 when done, 2 for a wrong flag or file, 1 for a failed run, 130 if interrupted."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s")
-    for noisy in ("httpx", "httpx2", "datasets", "matplotlib"):  # an HTTP client of each huggingface_hub
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        distill(parse_args(), teacher_class)
-        return 0
-    except UsageError as error:
-        return _tell(f"error: {error}", 2)
-    except Interrupted as error:
-        return _tell(error, 130) if is_main else 130  # all processes stop alike
-    except KeyboardInterrupt:
-        return _tell(f"Stopped at once. {RESUME}", 130)
-    except torch.OutOfMemoryError:
-        return _tell(f"error: {OUT_OF_MEMORY}", 1)
-    except RunError as error:
-        return _tell(f"error: {error}", 1)
-    except OSError as error:  # of a tracker's files; our own raise a RunError
-        if error.errno not in NO_ROOM:
+def distill(args: DistillationArguments, families: Iterable[type[Family]] | None = None) -> Path:
+    """Distill a teacher into a one-step student: stage 1, stage 2, and the artifact in `output_dir`.
+
+    Args:
+        args (`DistillationArguments`).
+        families (`list[type[Family]]`, *optional*): the families of teachers that are allowed; by default all.
+
+    Returns:
+        the output folder, for `DisBackPipeline.from_pretrained`.
+
+    Raises:
+        UsageError: a setting, a file or an environment that cannot work.
+        RunError: the run cannot go on; what it has saved stays.
+    """
+    with hub.use_token(args.run.hub_token):
+        sources, accelerator, folder = prepare(args, families)
+        if args.run.dry_run:
+            print_plan(args, sources, accelerator)
+            return folder.folder
+        repo_id = None
+        if args.run.push_to_hub and accelerator.is_main_process:
+            name = args.run.hub_model_id or Path(args.run.output_dir).resolve().name
+            repo_id = hub.create_hub_repo(name, args.run.hub_token)
+        folder.open(args.settings())
+        try:
+            _start_trackers(args, accelerator)
+            Distillation.of(args, sources, accelerator, folder).run(repo_id)
+        except BaseException:
+            for tracker in accelerator.trackers:
+                tracker.finish()
             raise
-        return _tell(f"error: a file cannot be written ({error}): free space on that disk and resume.", 1)
+        finally:
+            folder.close()
+        accelerator.end_training()
+        return folder.folder
 
 
-def _tell(message, code):
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    return code
+def _start_trackers(args, accelerator):
+    if args.run.report_to:
+        settings = {key: str(value) if isinstance(value, list) else value for key, value in args.settings().items()}
+        accelerator.init_trackers("disback", {key: value for key, value in settings.items() if value is not None})
 
 
-def resume(stage, checkpoint):
-    """Let a stage go on from a checkpoint. Raises a UsageError where that is damaged or of other data."""
+@dataclass
+class Distillation:
+    """The parts of a run, put together."""
+
+    args: DistillationArguments
+    sources: Sources
+    parallel: Replicated
+    folder: RunFolder
+    networks: Networks
+    batches: BatchSource
+    validator: Validator
+    trainer: Trainer
+
+    @classmethod
+    def of(
+        cls, args: DistillationArguments, sources: Sources, accelerator: Accelerator, folder: RunFolder
+    ) -> "Distillation":
+        """Load the weights and make everything that the stages need."""
+        parallel = Replicated(accelerator)
+        networks, batches = build(args, sources, parallel, folder.folder)
+        validator = Validator(
+            networks,
+            batches,
+            parallel,
+            sources.shown,
+            args.run,
+            args.objective.guidance_scale,
+            folder.folder / "samples",
+        )
+        probes = make_probes(args, sources, networks, batches, parallel)
+        trainer = Trainer(accelerator, parallel, folder, args.run, validator, probes)
+        return cls(args, sources, parallel, folder, networks, batches, validator, trainer)
+
+    def run(self, repo_id: str | None = None) -> None:
+        """Both stages and what they leave; `repo_id` is where it is uploaded to."""
+        checkpoint = self.folder.find(self.args.run.resume_from_checkpoint)
+        if self.parallel.is_main:
+            self.folder.clean()
+            self.folder.rewind_log(checkpoint)
+        path = self.stage_1(checkpoint)
+        walk = self.walk(path)
+        self.stage_2(path, walk, checkpoint)
+        samples = self.validator.card_samples()
+        if self.parallel.is_main:
+            given = self.args, self.sources, self.networks, samples
+            save_artifact(self.folder.folder, *given, path, walk.walks_path, repo_id)
+            logger.info(f"The student is in {self.folder.folder}.")
+            if repo_id:
+                run = self.args.run
+                hub.push_folder(self.folder.folder, repo_id, run.hub_token, with_path=run.push_degradation_path)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Stage 1
+
+    def stage_1(self, checkpoint: Checkpoint | None) -> DegradationPath | None:
+        """The degradation path, recorded, resumed or reused; None where none is needed. Sets the fake score's start."""
+        settings, init, roles = self.args.path, self.args.objective.fake_score_init, self.networks.roles
+        if self.sources.path:
+            path = self.sources.path
+        elif settings.no_backtracking and init != "fit":
+            path = None
+        else:
+            path = self._record(checkpoint)
+        if init in ("node", "fit"):
+            path.load_into(roles, len(path) - 1, role=self.networks.fake.role)
+        elif init == "random":
+            roles.randomize(self.networks.fake.role, seed=self.args.system.seed)
+        return path
+
+    def _record(self, checkpoint):
+        where, roles = self.folder.folder / "degradation", self.networks.roles
+        if checkpoint and checkpoint.is_of_last_stage:
+            return DegradationPath.load(where, base=roles)
+        path = DegradationPath.load(where, base=roles) if checkpoint else self._new_path(where)
+        nodes = self._nodes_to_record(path)
+        stage = DegradationRecording(
+            self.networks, self.batches, self.parallel, self.args.optimization, self.args.path, path, nodes
+        )
+        if checkpoint:
+            resume(stage, checkpoint)
+        self.trainer.run(stage)
+        self.parallel.wait()
+        return path if self.parallel.is_main else DegradationPath.load(where, base=roles)
+
+    def _new_path(self, where):
+        settings = without_paths(self.args.recorded(PATH))
+        fingerprint, untrained = self.sources.student.fingerprint(self.networks.student), None
+        if fingerprint:
+            settings["student_unet"] = fingerprint
+            untrained = PathProbe(self.networks, self.batches).untrained(self.parallel)
+        return DegradationPath(where, self.networks.roles.fingerprint, settings, untrained=untrained)
+
+    def _nodes_to_record(self, path):
+        """A path that is not walked has one node, its end, where the fake score starts."""
+        settings = self.args.path
+        walks = not settings.no_backtracking and (settings.node_switching == "fixed" or path.should_walk()[0])
+        return settings.degradation_nodes if walks else 1
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Stage 2
+
+    def walk(self, path: DegradationPath | None) -> NodeWalk:
+        """The targets of stage 2."""
+        settings = self.args.path
+        if path is None or settings.no_backtracking:
+            return NodeWalk.teacher_only()
+        if settings.node_switching == "adaptive":
+            walks, why = path.should_walk()
+            logger.info(f"{'The path is walked' if walks else 'No path is walked'}, as {why} (--node_switching).")
+            if not walks:
+                return NodeWalk.teacher_only()
+        stays = count_stays(len(path))
+        return NodeWalk.back_from(len(path), self.args.steps_per_stay(stays))
+
+    def stage_2(self, path: DegradationPath | None, walk: NodeWalk, checkpoint: Checkpoint | None) -> None:
+        """Train the student."""
+        objective = DistributionMatching(self.networks.student, self.networks.fake, self.args.objective)
+        stage = DistributionBacktracking(
+            self.networks,
+            self.batches,
+            self.parallel,
+            self.args.optimization,
+            objective,
+            walk,
+            path if not self.args.path.no_backtracking else None,
+            self.args.objective.fake_score_updates_per_step,
+            first_step=self.args.path.degradation_steps,
+        )
+        if checkpoint and checkpoint.is_of_last_stage:
+            resume(stage, checkpoint)
+        self.trainer.run(stage)
+
+
+def make_probes(
+    args: DistillationArguments,
+    sources: Sources,
+    networks: Networks,
+    batches: BatchSource,
+    parallel: Replicated,
+) -> list:
+    """What measures the student along the training."""
+    run, shared = args.run, (networks, batches, parallel)
+    probes = [MismatchProbe(*shared, run.log_mismatch_every)] if run.log_mismatch_every else []
+    if run.log_fd_every:
+        compared = sources.reference, sources.extractor
+        probes.append(DistanceProbe(*shared, *compared, run.log_fd_every, run.fd_images))
+    return probes
+
+
+def resume(stage: Stage, checkpoint: Checkpoint) -> None:
+    """Let a stage go on from a checkpoint.
+
+    Raises:
+        UsageError: the checkpoint is damaged or of other data.
+    """
     try:
         stage.load(checkpoint.folder)
     except UsageError:
@@ -73,105 +247,3 @@ def resume(stage, checkpoint):
             f"{checkpoint.folder} is damaged ({reason}): delete it to go on from the one before."
         ) from None
     logger.info(f"Resumed from {checkpoint.folder}.")
-
-
-def distill(args, teacher_class):
-    """Stage 1, stage 2, and the artefact in `args.output_dir`.
-
-    Args:
-        args (`DistillationArguments`).
-        teacher_class: such as `StableDiffusionTeacher`.
-
-    Raises:
-        UsageError, RunError: see there.
-    """
-    with hub.use_token(args.hub_token):
-        teacher, prompts, accelerator, folder = prepare(args, teacher_class)
-        if args.dry_run:
-            print_plan(args, teacher, prompts, accelerator)
-        else:
-            _run(args, teacher, prompts, accelerator, folder)
-
-
-def _run(args, teacher, prompts, accelerator, folder):
-    repo_id = None
-    if args.push_to_hub and accelerator.is_main_process:
-        repo_id = hub.create_hub_repo(args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token)
-    folder.open(args.settings())
-    try:
-        _train(*build(args, teacher, prompts, accelerator, folder), folder, repo_id)
-    except BaseException:
-        for tracker in accelerator.trackers:
-            tracker.finish()
-        raise
-    finally:
-        folder.close()
-    accelerator.end_training()
-
-
-def _train(context, validator, folder, repo_id):
-    args, accelerator = context.args, context.accelerator
-    trainer = Trainer(context, folder, validator, make_probes(context, validator))
-    checkpoint = folder.find(args.resume_from_checkpoint)
-    if accelerator.is_main_process:
-        folder.clean()
-        folder.rewind_log(*((checkpoint.stage_name, checkpoint.step) if checkpoint else ("degradation", 0)))
-
-    path = stage_1(context, folder, trainer, checkpoint)
-    backtracking = DistributionBacktracking(context, path if not args.no_backtracking else None)
-    if checkpoint and checkpoint.stage_name == "backtracking":
-        resume(backtracking, checkpoint)
-    trainer.run(backtracking)
-
-    if accelerator.is_main_process:
-        save_artefact(context, folder.folder, validator, path, backtracking.walks, repo_id)
-        logger.info(f"The student is in {folder.folder}.")
-        if repo_id:
-            hub.push_folder(folder.folder, repo_id, args.hub_token, with_path=args.push_degradation_path)
-
-
-def make_probes(context, validator):
-    """What measures along the training; with several processes the first alone, as it draws samples alone."""
-    args, accelerator, probes = context.args, context.accelerator, []
-    if accelerator.is_main_process and args.log_mismatch_every:
-        probes.append(MismatchProbe(context, validator.conditioning))
-    if accelerator.is_main_process and args.log_fd_every:
-        probes.append(DistanceProbe(context, *load_instruments(args, accelerator.device)))
-    return probes
-
-
-def stage_1(context, folder, trainer, checkpoint):
-    """The degradation path of this run, recorded, resumed or reused, or None; and the fake score's start.
-
-    With `--no_backtracking --fake_score_init fit` only the path's end is recorded, for the fake score to start at.
-    """
-    args, roles = context.args, context.roles
-    if args.degradation_path:
-        path = DegradationPath.load(args.degradation_path, base=roles)
-    elif args.no_backtracking and args.fake_score_init != "fit":
-        path = None
-    else:
-        path = _record(context, folder, trainer, checkpoint)
-    if args.fake_score_init in ("node", "fit"):
-        path.load_into(roles, len(path) - 1, role="fake")
-    elif args.fake_score_init == "random":
-        roles.randomize("fake", seed=args.seed)
-    return path
-
-
-def _record(context, folder, trainer, checkpoint):
-    where = folder.folder / "degradation"
-    if checkpoint and checkpoint.stage_name == "backtracking":
-        return DegradationPath.load(where, base=context.roles)
-    settings = hub.without_paths(context.args.recorded(PATH))
-    if context.args.student_unet:
-        settings["student_unet"] = base_fingerprint(context.student.unet)  # untrained still
-    path = DegradationPath(where, context.roles.fingerprint, settings)
-    if checkpoint:
-        path = DegradationPath.load(where, base=context.roles)
-    stage = DegradationRecording(context, path, 1 if context.args.no_backtracking else context.args.degradation_nodes)
-    if checkpoint:
-        resume(stage, checkpoint)
-    trainer.run(stage)
-    context.accelerator.wait_for_everyone()
-    return DegradationPath.load(where, base=context.roles)

@@ -4,17 +4,19 @@
 import hashlib
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError
 from ..files import atomic_write
+from ..models.roles import Roles
 
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 UNTRAINED = ("error", "variation", "teacher_variation")
-LEARNED = 0.9  # share of the error of an answer of 0; random weights are above 1 (benchmarks/RESULTS.md)
+LEARNED = 0.9  # share of the error of a network that predicts 0; random weights are above 1 (docs/results.md)
 
 
 @dataclass
@@ -39,7 +41,7 @@ class DegradationPath:
 
     `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. Where the student starts as a
     UNet of its own (`--student_unet`), `untrained` says how: its squared "error" in denoising the teacher's samples at
-    the conditioning timestep, as a share of that of a UNet that answers 0; and how much samples of one prompt vary
+    the conditioning timestep, as a share of that of a UNet that predicts 0; and how much samples of one prompt vary
     (`switching.variation`), its own ("variation") and the teacher's ("teacher_variation").
     """
 
@@ -50,11 +52,11 @@ class DegradationPath:
     complete: bool = False
     untrained: dict | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.nodes)
 
     @classmethod
-    def load(cls, folder, base=None):
+    def load(cls, folder: str | os.PathLike, base: Roles | str | None = None) -> "DegradationPath":
         """The path recorded in a folder (the one with manifest.json, or a run's output folder).
 
         Args:
@@ -97,7 +99,8 @@ class DegradationPath:
             if type(node.step) is not int or (node.step > 0) != isinstance(node.file, str):
                 raise ValueError(f"a node with step {node.step!r} and file {node.file!r}")
 
-    def check_base(self, base):
+    def check_base(self, base: Roles | str) -> None:
+        """Raise a UsageError where the path was recorded on another base than this one, or of this fingerprint."""
         fingerprint = getattr(base, "fingerprint", base)
         if fingerprint != self.base_fingerprint:
             raise UsageError(
@@ -112,12 +115,12 @@ class DegradationPath:
         if _sha256(file) != node.sha256:
             raise UsageError(f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs.")
 
-    def verdict(self):
-        """Whether `--node_switching adaptive` walks this path, and why (`bool`, `str`).
+    def should_walk(self) -> tuple[bool, str]:
+        """Whether `--node_switching adaptive` walks this path, and why.
 
         It does where the student starts as a UNet of its own that has learned nothing yet and whose samples of one
         prompt vary less than the teacher's: from such a narrow cloud the teacher's score leads to the nearest modes
-        alone. Any other student is only delayed by the path (benchmarks/RESULTS.md).
+        alone (docs/results.md).
 
         Raises:
             UsageError: the path was recorded without `untrained`.
@@ -130,19 +133,22 @@ class DegradationPath:
             error = student = teacher = math.nan
         if not math.isfinite(error + student + teacher):
             raise UsageError(
-                f'{self.folder / MANIFEST} does not say under "untrained" how the student started, by which '
-                "--node_switching adaptive decides: use fixed, or record the path anew."
+                f'{self.folder / MANIFEST} does not say under "untrained" how the student started, on which '
+                "--node_switching adaptive depends: use fixed, or record the path anew."
             )
         if error < LEARNED:
-            return False, f"the student's UNet has learned: its error is {error:.0%} of that of an answer of 0"
+            return (
+                False,
+                f"the student's UNet has learned: its error is {error:.0%} of that of a network that predicts 0",
+            )
         compared = f"by {student:.3g}, the teacher's by {teacher:.3g} (standard deviation over the noise)"
         return student < teacher, f"the untrained student's samples of one prompt vary {compared}"
 
-    def load_into(self, roles, i, role="target"):
-        """Put node i into an adapter slot, strictly; node 0 makes the slot the teacher again.
+    def load_into(self, roles: Roles, i: int, role: str = "target") -> None:
+        """Put node i into a role, strictly; node 0 makes the role the teacher again.
 
         Raises:
-            UsageError: the file does not fit the slot or the base.
+            UsageError: the file does not fit the role or the base.
             IndexError: no such node.
         """
         node = self.nodes[i]
@@ -153,13 +159,13 @@ class DegradationPath:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def start(self, untrained=None, **losses):
-        """Begin anew with node 0."""
-        self.nodes, self.complete, self.untrained = [Node(step=0, **losses)], False, untrained
+    def start(self, **losses: float) -> None:
+        """Begin anew with node 0, the teacher; its losses as in `Node`."""
+        self.nodes, self.complete = [Node(step=0, **losses)], False
         self.write_manifest()
 
-    def add(self, roles, step, role="target", **losses):
-        """Save the slot as the next node and write the manifest; nodes of a broken-off attempt from `step` on go."""
+    def add(self, roles: Roles, step: int, role: str = "target", **losses: float) -> None:
+        """Save a role as the next node and write the manifest; nodes of a broken-off attempt from `step` on go."""
         self.nodes = [node for node in self.nodes if node.step < step]
         self.write_manifest()  # before a file of theirs changes: a kill in between must leave a path that can be read
         file = f"{step:06d}.safetensors"
@@ -167,7 +173,8 @@ class DegradationPath:
         self.nodes.append(Node(step, file, sha256=_sha256(self.folder / file), **losses))
         self.write_manifest()
 
-    def write_manifest(self):
+    def write_manifest(self) -> None:
+        """Write manifest.json."""
         manifest = {
             "format": FORMAT,
             "base_fingerprint": self.base_fingerprint,
@@ -179,7 +186,7 @@ class DegradationPath:
         text = json.dumps(manifest, indent=2) + "\n"
         atomic_write(self.folder / MANIFEST, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-    def plot(self):
+    def plot(self) -> None:
         """Write path.png: how the target leaves the teacher's samples for the student's."""
         import matplotlib.figure  # slow to import; no pyplot, so no display is needed
 
@@ -198,11 +205,11 @@ class DegradationPath:
         atomic_write(self.folder / "path.png", lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
-def node_steps(steps, nodes, spacing):
+def node_steps(steps: int, nodes: int, spacing: str) -> list[int]:
     """The updates of stage 1 at which a node is saved, ascending, the last being `steps`.
 
     "uniform" is the paper's. "geometric" halves from the end (200, 100, 50, ...): the target leaves the teacher within
-    a few updates and then hardly changes (benchmarks/RESULTS.md has both).
+    a few updates and then hardly changes (docs/results.md has both).
     """
     if spacing == "uniform":
         return [round(steps * i / nodes) for i in range(1, nodes + 1)]

@@ -2,126 +2,160 @@
 """`--dry_run`: what a run would do and cost, computed on the meta device, without loading weights."""
 
 import torch
-from diffusers import UNet2DConditionModel
+from accelerate import Accelerator
 
-from ..models.lcm_lora import LcmLora
-from ..models.student_unet import StudentUNet
+from ..models.denoiser import Denoiser
+from ..models.roles import Roles
 from .activations import saved_bytes
-from .path import DegradationPath
-from .setup import DTYPES, make_roles
+from .arguments import DistillationArguments
+from .build import DTYPES, make_roles
+from .sources import Sources
 
 
 GIB = 2**30
 
 
-def print_plan(args, teacher, prompts, accelerator):
+def print_plan(args: DistillationArguments, sources: Sources, accelerator: Accelerator) -> None:
     """Print parameters by role, memory by part, size of the path and forwards of a run, and whether it fits."""
-    for name, text in plan(args, teacher, len(prompts), accelerator):
+    plan = Plan(args, sources, DTYPES[accelerator.mixed_precision], accelerator.num_processes)
+    for name, text in plan.rows():
         accelerator.print(f"{name:10} {text}")
 
 
-def plan(args, teacher, n_prompts, accelerator):
-    """The lines of the plan: (topic, text)."""
-    dtype = DTYPES[accelerator.mixed_precision]
-    unet, roles = meta_roles(args, teacher, dtype)
-    lora = sum(parameter.numel() for parameter in roles.parameters("fake"))
-    base = count_parameters(unet) - lora * len(roles.names)
-    own = count_parameters(meta_student(args, teacher)) if args.student == "full" else 0
-    buckets = teacher.buckets(args.resolution)
-    rows = [
-        ("teacher", f"{teacher.name}: {base / 1e6:,.1f} M parameters, {teacher.schedule.prediction_type}"),
-        ("adapters", f"{', '.join(roles.names)}: rank {args.lora_rank}, {lora / 1e6:,.1f} M parameters each"),
-        ("student", f"{_student_kind(args, own)}, timestep {args.conditioning_timestep}"),
-        ("latents", ", ".join("x".join(map(str, bucket.latent_shape)) for bucket in buckets)),
-        *_work(args, n_prompts, lora, accelerator.num_processes),
-    ]
-    memory = weights(args, base, lora, own, len(roles.names), dtype)
-    if args.cache_text_embeddings == "off":
-        memory["text encoders"] = teacher.count_text_parameters() * dtype.itemsize
-    memory.update(activations(args, teacher, unet, roles, dtype))
-    rows += [("memory", f"{part}: {size / GIB:,.2f} GiB") for part, size in memory.items() if size]
-    total = sum(memory.values())
-    rows.append(("memory", f"together: {total / GIB:,.2f} GiB on each GPU (computed, not measured)"))
-    return [*rows, ("GPU", _verdict(total))]
+class Plan:
+    """What a run would cost.
+
+    Args:
+        args (`DistillationArguments`), sources (`Sources`).
+        dtype (`torch.dtype`): of the frozen base and of autocast.
+        processes (`int`).
+
+    Attributes:
+        base, lora, own (`int`): parameters of the base, of an adapter, and of a full student's own network (else 0).
+    """
+
+    def __init__(self, args: DistillationArguments, sources: Sources, dtype: torch.dtype, processes: int = 1):
+        self.args, self.sources, self.family, self.dtype, self.processes = (
+            args,
+            sources,
+            sources.family,
+            dtype,
+            processes,
+        )
+        self.roles = self._meta_roles()
+        self.lora = sum(parameter.numel() for parameter in self.roles.parameters("fake"))
+        self.base = count_parameters(self.roles.network) - self.lora * len(self.roles.names)
+        self.own_network = self._meta_student()
+        self.own = count_parameters(self.own_network) if self.own_network else 0
+
+    def _meta_roles(self) -> Roles:
+        """The base and its roles on the meta device, all in the precision of their computations."""
+        with torch.device("meta"):
+            network, settings = self.family.build_network(), self.args.student
+            roles = make_roles(self.family, network, settings, self.sources.student, self.args.system.seed)
+        _cast(roles.network, self.dtype)
+        return roles
+
+    def _meta_student(self) -> torch.nn.Module | None:
+        with torch.device("meta"):
+            network = self.sources.student.build_network(self.family)
+        return network and _cast(network, self.dtype)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The lines of the plan: topic and text."""
+        args, family = self.args, self.family
+        buckets = family.buckets(args.data.resolution)
+        rows = [
+            ("teacher", f"{family.name}: {self.base / 1e6:,.1f} M parameters, {family.schedule.prediction_type}"),
+            (
+                "adapters",
+                f"{', '.join(self.roles.names)}: rank {args.student.lora_rank}, {self.lora / 1e6:,.1f} M parameters "
+                "each",
+            ),
+            ("student", f"{self._student_kind()}, timestep {args.student.conditioning_timestep}"),
+            ("samples", ", ".join("x".join(map(str, bucket.shape)) for bucket in buckets)),
+            *self._work(),
+        ]
+        memory = {**self.weights(), **self.activations()}
+        rows += [("memory", f"{part}: {size / GIB:,.2f} GiB") for part, size in memory.items() if size]
+        total = sum(memory.values())
+        rows.append(("memory", f"together: {total / GIB:,.2f} GiB on each GPU (computed, not measured)"))
+        return [*rows, ("GPU", _compared(total))]
+
+    def _student_kind(self):
+        student = self.args.student
+        if student.student_unet:
+            return f"full, {student.student_unet}: {self.own / 1e6:,.1f} M parameters"
+        return student.student
+
+    def _work(self):
+        args, path = self.args, self.sources.path
+        nodes = 0 if args.path.no_backtracking else len(path) - 1 if path else args.path.degradation_nodes
+        guided = (args.objective.guidance_scale != 1) + (args.objective.fake_guidance_scale != 1)
+        samples = args.data.train_batch_size * args.data.gradient_accumulation_steps * self.processes
+        updates = args.objective.fake_score_updates_per_step
+        forwards = 5 + guided + args.student.proportion_later_steps + 2 * (updates - 1)
+        rows = [("prompts", f"{len(self.sources.prompts):,}; {samples} samples an update")]
+        if nodes or args.objective.fake_score_init == "fit":
+            length = f"reused from {path.folder}" if path else f"{args.path.degradation_steps} updates"
+            size = (nodes or 1) * self.lora * 4 / 2**20
+            rows.append(("stage 1", f"{length}, {nodes or 1} nodes, {size:,.0f} MiB on disk"))
+        steps = args.optimization.max_train_steps
+        rows.append(("stage 2", f"{steps} updates, each of {forwards:g} forwards of the network a sample"))
+        return rows
+
+    def weights(self) -> dict[str, int]:
+        """Bytes of weights and of what training keeps for each of them, by part."""
+        size, trained = self.dtype.itemsize, (self.own or self.lora) + self.lora
+        memory = {
+            "base, frozen": self.base * size,
+            "adapters": len(self.roles.names) * self.lora * 4,
+            "student's own network": self.own * 4,
+            "its copy in lower precision": self.own * size if size < 4 else 0,
+            "moving average": (trained - self.lora) * 4,
+            "gradients": trained * 4,
+            "optimizers": trained * (2 if self.args.optimization.use_8bit_adam else 8),  # Adam's two moments
+        }
+        if self.args.data.cache_text_embeddings == "off":
+            memory["text encoders"] = self.family.count_encoder_parameters() * size
+        return memory
+
+    def activations(self) -> dict[str, int]:
+        """Bytes of activations at their peak: the student's graph waits while that of the fake score is worked off.
+
+        Without checkpointing it is a lower bound: norms in float32 and casts within the adapters come on top on a GPU.
+        """
+        with self.roles("fake"):
+            fake, fake_block = self._saved(self.roles.network)
+        student, student_block = self._saved(self.own_network) if self.own_network else (fake, fake_block)
+        return {"activations": student + fake + max(student_block, fake_block)}
+
+    def _saved(self, network):
+        buckets, n = self.family.buckets(self.args.data.resolution), self.args.data.train_batch_size
+        largest = max(buckets, key=lambda bucket: torch.Size(bucket.shape).numel())
+        conditions = self.family.example_conditions().joined(largest.conditions).expand(n)
+        conditions = conditions.map(lambda value: value.to(self.dtype).to("meta"))
+        x_t, t = torch.zeros(n, *largest.shape, dtype=self.dtype, device="meta"), torch.zeros(n, device="meta")
+        denoiser = Denoiser(self.family, network, self.family.schedule, device="meta")
+        return saved_bytes(
+            network, lambda: denoiser.output(x_t, t, conditions), self.args.system.gradient_checkpointing
+        )
 
 
-def _work(args, n_prompts, lora, processes):
-    given = args.degradation_path
-    nodes = 0 if args.no_backtracking else len(DegradationPath.load(given)) - 1 if given else args.degradation_nodes
-    guided = (args.guidance_scale != 1) + (args.fake_guidance_scale != 1)
-    samples = args.train_batch_size * args.gradient_accumulation_steps * processes
-    forwards = 5 + guided + args.proportion_later_steps + 2 * (args.fake_score_updates_per_step - 1)
-    rows = [("prompts", f"{n_prompts:,}; {samples} samples an update")]
-    if nodes or args.fake_score_init == "fit":
-        length = f"reused from {given}" if given else f"{args.degradation_steps} updates"
-        rows.append(("stage 1", f"{length}, {nodes or 1} nodes, {(nodes or 1) * lora * 4 / 2**20:,.0f} MiB on disk"))
-    rows.append(("stage 2", f"{args.max_train_steps} updates of {forwards:g} UNet forwards' work a sample"))
-    return rows
-
-
-def _student_kind(args, own):
-    return f"full, {args.student_unet}: {own / 1e6:,.1f} M parameters" if args.student_unet else args.student
-
-
-def count_parameters(module):
+def count_parameters(module: torch.nn.Module) -> int:
+    """All of them."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def meta_student(args, teacher):
-    """The UNet of a full student on the meta device."""
-    other = args.student_unet and StudentUNet(args.student_unet, teacher.unet_config, args.variant)
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(other.config if other else teacher.unet_config)
-
-
-def meta_roles(args, teacher, dtype):
-    """The teacher's UNet and its `Roles` on the meta device, all in the precision of their computations."""
-    lcm_lora = LcmLora(args.lcm_lora, teacher.unet_config) if args.lcm_lora else None
-    with torch.device("meta"):
-        roles = make_roles(args, UNet2DConditionModel.from_config(teacher.unet_config), lcm_lora)
-    return _cast(roles.unet, dtype), roles
-
-
-def _cast(unet, dtype):
-    for parameter in unet.parameters():
+def _cast(network, dtype):
+    for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
-    return unet
+    return network
 
 
-def weights(args, base, lora, own, adapters, dtype):
-    """Bytes of weights and of what training keeps for each of them.
-
-    Parameters are given by number: of the base, of an adapter, and of a full student's own UNet (else 0).
-    """
-    trained = (own or lora) + lora
-    return {
-        "base, frozen": base * dtype.itemsize,
-        "adapters": adapters * lora * 4,
-        "student UNet": own * 4,
-        "its copy in lower precision": own * dtype.itemsize if dtype.itemsize < 4 else 0,
-        "moving average": (trained - lora) * 4,
-        "gradients": trained * 4,
-        "optimizers": trained * (2 if args.use_8bit_adam else 8),  # Adam's two moments
-    }
-
-
-def activations(args, teacher, unet, roles, dtype):
-    """Bytes of activations at their peak: the student's graph waits while that of the fake score is worked off.
-
-    Without checkpointing it is a lower bound: norms in float32 and casts within the adapters come on top on a GPU.
-    """
-    largest = max(teacher.buckets(args.resolution), key=lambda bucket: bucket.latent_shape[1] * bucket.latent_shape[2])
-    inputs = teacher.meta_inputs(largest, args.train_batch_size, dtype)
-    with roles("fake"):
-        fake, fake_block = saved_bytes(unet, inputs, args.gradient_checkpointing)
-    student, student_block = fake, fake_block
-    if args.student == "full":
-        own = _cast(meta_student(args, teacher), dtype)
-        student, student_block = saved_bytes(own, inputs, args.gradient_checkpointing)
-    return {"activations": student + fake + max(student_block, fake_block)}
-
-
-def _verdict(total):
+def _compared(total):
     if not torch.cuda.is_available():
         return "there is none here to compare with; CUDA itself takes about 1 GiB more"
     name, size = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import RunError, UsageError
 from ..files import LOG, atomic_write, weights_digest
-from .arguments import NOTHING, DistillationArguments, names
+from .arguments import DistillationArguments, names
+from .settings import NOTHING
 
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,9 @@ class Checkpoint:
     folder: Path
 
     @property
-    def stage_name(self):
-        return STAGES[self.stage]
+    def is_of_last_stage(self) -> bool:
+        """Whether it is of stage 2."""
+        return self.stage == len(STAGES) - 1
 
 
 class RunFolder:
@@ -247,8 +249,9 @@ class RunFolder:
                 f"{self.folder / LOG} cannot be written ({error.strerror}): free some space and resume."
             ) from None
 
-    def rewind_log(self, stage, step):
-        """Drop the lines after this step, and a line that a kill left unfinished; they will be logged again."""
+    def rewind_log(self, checkpoint: Checkpoint | None) -> None:
+        """Drop the lines after a checkpoint, or all, and one that a kill left unfinished; they are logged again."""
+        until = (checkpoint.stage, checkpoint.step) if checkpoint else (0, 0)
         file = self.folder / LOG
         if not file.is_file():
             return
@@ -259,6 +262,6 @@ class RunFolder:
                 at = (STAGES.index(record["stage"]), record["step"])
             except (ValueError, KeyError):
                 continue
-            if at <= (STAGES.index(stage), step):
+            if at <= until:
                 kept.append(line + "\n")
         atomic_write(file, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))

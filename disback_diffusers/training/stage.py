@@ -1,122 +1,128 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What both stages share: forwards through roles, learners, and saving and loading their state."""
+"""What both stages share: role optimizers, and saving and loading their state."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from ..errors import UsageError
 from ..files import atomic_write
-from ..models.lcm_lora import LcmLora
-from ..models.roles import Roles
-from ..models.student import Student
-from ..models.teachers import StableDiffusionTeacher
-from .arguments import DistillationArguments
 from .batches import BatchSource
-from .learner import Learner
-
-
-@dataclass
-class Context:
-    """Everything a stage works with."""
-
-    args: DistillationArguments
-    accelerator: Accelerator
-    teacher: StableDiffusionTeacher
-    roles: Roles
-    student: Student
-    batches: BatchSource
-    lcm_lora: LcmLora | None = None  # what the student started as
-
-    @property
-    def is_main(self):
-        return self.accelerator.is_main_process
+from .networks import Networks
+from .optimizers import RoleOptimizer
+from .parallel import Replicated
+from .settings import OptimizationArguments
 
 
 class Stage:
-    """A training loop's inside. The trainer calls `start` once (not when resumed), then `train_step` and `after_step`
-    for each step, then `finish`; `save` and `load` carry everything a resumed run needs.
+    """The inside of a training loop.
+
+    The trainer calls `start` once (not when resumed); then, for each step, `train_step`, at the latest where
+    `waits_for` says so `record` for all steps since the last time, and `after_step`; then `finish`. `save` and `load`
+    carry everything that a resumed run needs.
 
     Args:
-        context (`Context`).
+        networks (`Networks`), batches (`BatchSource`), parallel (`Replicated`).
+        optimization (`OptimizationArguments`).
         total_steps (`int`): updates of this stage.
+
+    Attributes:
+        name (`str`): in logs and the names of checkpoints.
+        trains_student (`bool`): whether samples are generated and measured on the way.
+        first_step (`int`): updates of earlier stages, which trackers count too.
+        remedy (`str`): what to reuse when the run has to be started again.
     """
 
     name = ""
+    trains_student = False
+    first_step = 0
+    remedy = ""
 
-    def __init__(self, context, total_steps):
-        self.context, self.total_steps, self.step = context, total_steps, 0
-        self.args, self.roles, self.student, self.batches = (
-            context.args,
-            context.roles,
-            context.student,
-            context.batches,
-        )
-        self.schedule, self.parts = context.teacher.schedule, context.args.gradient_accumulation_steps
-        self.learners = {}
+    def __init__(
+        self,
+        networks: Networks,
+        batches: BatchSource,
+        parallel: Replicated,
+        optimization: OptimizationArguments,
+        total_steps: int,
+    ):
+        self.networks, self.batches, self.parallel = networks, batches, parallel
+        self.optimization, self.total_steps, self.step = optimization, total_steps, 0
+        self.student, self.schedule = networks.student, networks.family.schedule
+        self.optimizers: dict[str, RoleOptimizer] = {}
 
     @property
-    def node(self):
+    def node(self) -> int:
         """Number of the node that is being worked on, for logs and messages."""
         raise NotImplementedError
 
-    def start(self):
+    def start(self) -> None:
         """Before the first step."""
 
-    def train_step(self, step):
-        """One update of everything this stage trains. Returns metrics by name, scalar tensors."""
+    def train_step(self, step: int) -> dict[str, torch.Tensor]:
+        """One update of everything this stage trains. Returns metrics by name, scalars on the device."""
         raise NotImplementedError
 
-    def after_step(self, step, metrics):
-        """With the metrics as numbers, the same on every process, known to be finite."""
+    def waits_for(self, step: int) -> bool:
+        """Whether the metrics have to be known before `after_step`."""
+        return False
 
-    def finish(self):
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """Take in the metrics of a step, the same on every process and finite."""
+
+    def after_step(self, step: int) -> None:
+        """After each step."""
+
+    def finish(self) -> None:
         """After the last step."""
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def make_learner(self, name, parameters, learning_rate, schedule_steps=None, scheduler=None):
-        learner = Learner(parameters, learning_rate, self.args, self.context.accelerator, schedule_steps, scheduler)
-        self.learners[name] = learner
-        return learner
+    def add_optimizer(self, role: str, parameters: list, learning_rate: float, **schedule) -> RoleOptimizer:
+        """An optimizer whose state is saved under the name of the role; `schedule` as in `RoleOptimizer`."""
+        optimizer = RoleOptimizer(parameters, learning_rate, self.optimization, self.parallel, **schedule)
+        self.optimizers[role] = optimizer
+        return optimizer
 
-    def autocast(self):
-        return self.context.accelerator.autocast()
-
-    def forward(self, role, x_t, t, conditioning):
-        """The base with an adapter, or without (`role` None: the teacher), on x_t (n, c, h, w); t is (n,)."""
-        unet = self.roles.unet
-        with self.roles(*([role] if role else [])), self.autocast():
-            return unet(x_t.to(unet.dtype), t, **conditioning.kwargs()).sample
+    def micro_batches(self, step: int) -> Iterator:
+        """The micro-batches of an update."""
+        for index in range(self.batches.micro_batches):
+            yield self.batches.make(self.name, step, index)
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def state(self):
+    def state(self) -> dict:
         """Further state of the stage, plain JSON values."""
         return {}
 
-    def load_state(self, state):
-        pass
+    def load_state(self, state: dict) -> None:
+        """Take over what `state` returned."""
 
-    def save(self, folder):
+    def save(self, folder: Path) -> None:
         """Write a checkpoint; state.json comes last."""
-        for name, learner in self.learners.items():
-            state = learner.state_dict()
-            atomic_write(folder / f"learner_{name}.pt", lambda temporary, state=state: torch.save(state, temporary))
+        for role, optimizer in self.optimizers.items():
+            state = optimizer.state_dict()
+            atomic_write(folder / f"optimizer_{role}.pt", lambda temporary, state=state: torch.save(state, temporary))
         text = json.dumps({"stage": self.name, "step": self.step, **self._origin, **self.state()})
         atomic_write(folder / "state.json", lambda temporary: temporary.write_text(text))
 
-    def load(self, folder):
-        """Read what `save` wrote; raises UsageError for a run of another origin, and anything for a damaged file."""
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            UsageError: a run of another origin. Any other exception: a damaged file.
+        """
         state = json.loads((folder / "state.json").read_text())
         self._check_origin(folder, state)
-        for name, learner in self.learners.items():
-            file = folder / f"learner_{name}.pt"
-            learner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        for role, optimizer in self.optimizers.items():
+            file = folder / f"optimizer_{role}.pt"
+            if not file.is_file():
+                file = folder / f"learner_{role}.pt"  # as version 0.1 named it
+            optimizer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         if type(state["step"]) is not int:
             raise ValueError(f"its step is {state['step']!r}")
         self.step = state["step"]
@@ -126,8 +132,7 @@ class Stage:
     def _origin(self):
         """What shapes a run beside its settings."""
         prompts = hashlib.sha256(json.dumps(self.batches.bank.prompts).encode()).hexdigest()
-        accelerator = self.context.accelerator
-        return {"processes": accelerator.num_processes, "precision": accelerator.mixed_precision, "prompts": prompts}
+        return {"processes": self.parallel.world, "precision": self.parallel.precision, "prompts": prompts}
 
     def _check_origin(self, folder, state):
         before, now = {name: state[name] for name in self._origin}, self._origin

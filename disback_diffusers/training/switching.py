@@ -3,46 +3,78 @@
 
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass
 class NodeWalk:
-    """The targets in their order, ending in 0, the teacher. Each but the last lasts `steps_per_node` updates."""
+    """The targets in their order, from the student's end of the path to the teacher.
+
+    The teacher is node 0. The last node is where the fake score starts, and no target: the first target is the one
+    before it (Alg. 2).
+
+    Args:
+        numbers (`list[int]`): of the nodes, ending in 0.
+        steps_per_node (`int`): updates at each of them but the teacher, which has no end.
+    """
 
     numbers: list[int]
-    steps_per_node: int
+    steps_per_node: int = 0
     position: int = 0
     node_step: int = 0
 
+    @classmethod
+    def back_from(cls, nodes: int, steps_per_node: int) -> "NodeWalk":
+        """Along a whole path.
+
+        Args:
+            nodes (`int`): of the path, the teacher among them.
+            steps_per_node (`int`): updates at each target but the teacher.
+        """
+        return cls([*range(nodes - 2, 0, -1), 0], steps_per_node)
+
+    @classmethod
+    def teacher_only(cls) -> "NodeWalk":
+        """Without a path: Diff-Instruct."""
+        return cls([0])
+
     @property
-    def node(self):
+    def node(self) -> int:
         """Number of the target now."""
         return self.numbers[self.position]
 
-    def advance(self):
-        """Counts one more update; True where it was the last at its node, so that the target is another now."""
+    @property
+    def at_teacher(self) -> bool:
+        """Whether the target is the teacher."""
+        return self.node == 0
+
+    @property
+    def walks_path(self) -> bool:
+        """Whether there are other targets than the teacher."""
+        return len(self.numbers) > 1
+
+    def advance(self) -> bool:
+        """Count one more update. Returns whether it was the last at its node, so that the target is another now."""
         self.node_step += 1
-        if self.node == 0 or self.node_step < self.steps_per_node:
+        if self.at_teacher or self.node_step < self.steps_per_node:
             return False
         self.position, self.node_step = self.position + 1, 0
         return True
 
 
-def targets(n, walk=True):
-    """Numbers of the targets of stage 2, from the student's end of the path to the teacher, 0 (`list[int]`).
-
-    The last node is where the fake score starts, and no target: the first is the one before (Alg. 2).
+def count_stays(nodes: int) -> int:
+    """How many nodes of a path are targets, the teacher not counted.
 
     Args:
-        n (`int`): nodes of the path, the teacher among them; 1 without a path.
-        walk (`bool`, *optional*): False for the teacher as the only target.
+        nodes (`int`): of the path, the teacher among them.
     """
-    return [*range(n - 2, 0, -1), 0] if walk else [0]
+    return max(nodes - 2, 0)
 
 
-def variation(samples):
-    """How much samples of one prompt vary with their noise: the standard deviation of an element (`float`).
+def variation(samples: torch.Tensor) -> float:
+    """How much samples of one prompt vary with their noise: the standard deviation of an element.
 
     Args:
-        samples (`torch.Tensor`): (prompts, draws, ...), at least two draws.
+        samples (`torch.Tensor` of shape `(prompts, samples, ...)`): at least two samples of each.
     """
     return samples.var(dim=1).mean().sqrt().item()

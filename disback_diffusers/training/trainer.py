@@ -4,13 +4,22 @@
 import math
 import os
 import signal
-import time
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
-import torch
+from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..errors import RunError
+from .parallel import Replicated
+from .pending import PendingMetrics
+from .run_folder import RunFolder
+from .settings import RunArguments
+from .stage import Stage
+from .validation import Validator
 
 
 MOST_SKIPPED = 30  # the scale starts at 2**16 and is halved each time
@@ -22,24 +31,35 @@ class Interrupted(RunError):
 
 
 class Trainer:
-    """Runs stages.
+    """Runs stages. Between the steps that are logged it does not wait for the GPU.
 
     Args:
-        context (`Context`).
+        accelerator (`Accelerator`): for its trackers.
+        parallel (`Replicated`).
         folder (`RunFolder`).
-        validator (`Validator`): draws samples of stage 2.
-        probes (*optional*): each measures the student `every` so many updates of stage 2; called, it returns metrics.
+        settings (`RunArguments`): when to log, save and validate.
+        validator (`Validator`, *optional*): generates samples of the student.
+        probes (*optional*): each measures the student every `every` updates; called, it returns metrics by name.
     """
 
-    def __init__(self, context, folder, validator, probes=()):
-        self.context, self.folder, self.validator, self.probes = context, folder, validator, probes
-        self.args, self.accelerator = context.args, context.accelerator
-        self._signalled = False  # this process was told to stop
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        parallel: Replicated,
+        folder: RunFolder,
+        settings: RunArguments,
+        validator: Validator | None = None,
+        probes: Iterable = (),
+    ):
+        self.accelerator, self.parallel, self.folder, self.settings = accelerator, parallel, folder, settings
+        self.validator, self.probes = validator, list(probes)
+        self._pending = PendingMetrics(parallel)
+        self._signalled = False  # this process got a signal to stop
         self._stop = False  # all processes agreed to
         self._skipped = 0  # updates in a row that the fp16 scaler left out
 
-    def run(self, stage):
-        """From where the stage stands to its end.
+    def run(self, stage: Stage) -> None:
+        """From where the stage is to its end.
 
         Raises:
             RunError: a metric is not finite, or a file cannot be written.
@@ -47,122 +67,123 @@ class Trainer:
         """
         if stage.step == 0:
             stage.start()
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         bar = tqdm(
             total=stage.total_steps,
             initial=stage.step,
             desc=stage.name,
-            disable=not self.context.is_main,
+            disable=not self.parallel.is_main,
             dynamic_ncols=True,
         )
-        try:
-            with bar:
-                while stage.step < stage.total_steps:
-                    self._step(stage, bar)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with self._signals(), bar:
+            self._pending.restart_clock()
+            while stage.step < stage.total_steps:
+                self._step(stage, bar)
         stage.finish()
 
     def _step(self, stage, bar):
-        step, start = stage.step + 1, time.perf_counter()
-        node = stage.node
-        metrics = self._shared(stage.train_step(step))
-        self._check(stage, step, node, metrics)
-        stage.after_step(step, metrics)
+        step = stage.step + 1
+        self._pending.add(step, stage.node, stage.train_step(step))
+        probes = [probe for probe in self.probes if stage.trains_student and due(step, probe.every)]
+        last, saves = step == stage.total_steps, due(step, self.settings.checkpointing_steps)
+        logs = last or probes or due(step, self.settings.logging_steps)
+        metrics = None
+        if logs or saves or stage.waits_for(step) or (self._signalled and self.parallel.world == 1):
+            metrics = self._read(stage)
+        stage.after_step(step)
         stage.step = step
-        seconds = time.perf_counter() - start
-        measured = self._measure(stage)
-        self._report(stage, node, {**metrics, **measured}, seconds, bar, always=bool(measured))
-        last = step == stage.total_steps
-        if last or self._stop or step % self.args.checkpointing_steps == 0:
-            saved = self.save(stage)
-        if stage.name == "backtracking" and (last or self._due(step, self.args.validation_steps)):
+        if logs:
+            self._report(stage, *metrics, probes, bar)
+        bar.update()
+        saved = self.save(stage) if last or saves or self._stop else None
+        if stage.trains_student and (last or due(step, self.settings.validation_steps)):
             self.validate(stage)
         if self._stop and not last:
             raise Interrupted(f"Stopped at {stage.name} step {step}; {saved} is saved. {RESUME}")
+        if metrics:
+            self._pending.restart_clock()  # without the time of measuring and saving
 
-    def _measure(self, stage):
-        metrics = {}
-        for probe in self.probes:
-            if stage.name == "backtracking" and self._due(stage.step, probe.every):
-                metrics.update(probe())
-        return metrics
-
-    @staticmethod
-    def _due(step, every):
-        return every > 0 and step % every == 0
-
-    def _on_signal(self, number, frame):
-        if self._signalled and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C: at once
-        self._signalled = True
-        if self.context.is_main:
-            os.write(2, b"\nStopping after this step; Ctrl-C stops at once, without a checkpoint.\n")  # safe in here
-
-    def _shared(self, metrics):
-        """Metrics as numbers, averaged over the processes, so that all of them decide alike; likewise a signal."""
-        stop = torch.tensor(float(self._signalled)).to(self._device)
-        values = torch.stack([*(value.float() for value in metrics.values()), stop])
-        if self.accelerator.num_processes > 1:
-            values = self.accelerator.reduce(values, "mean")
-        *numbers, stop = values.tolist()
-        self._stop = stop > 0
-        return dict(zip(metrics, numbers))
-
-    @property
-    def _device(self):
-        return self.accelerator.device
+    def _read(self, stage):
+        """The node, the metrics and the seconds of the last step, once all pending ones are known and finite."""
+        steps, seconds, self._stop = self._pending.read(self._signalled)
+        for step, node, metrics in steps:
+            self._check(stage, step, node, metrics)
+            stage.record(step, metrics)
+        return node, metrics, seconds
 
     def _check(self, stage, step, node, metrics):
         infinite = {name: value for name, value in metrics.items() if not math.isfinite(value)}
         self._skipped = self._skipped + 1 if infinite else 0
         for name, value in infinite.items():
             # With fp16 the gradient scaler leaves such an update out, and scales less, down to 1 if it must.
-            scaled = name.startswith("grad_norm") and self.accelerator.mixed_precision == "fp16"
+            scaled = name.startswith("grad_norm") and self.parallel.precision == "fp16"
             if not scaled or self._skipped > MOST_SKIPPED:
-                path = stage.path if stage.name == "backtracking" else None
-                reuse = f", with --degradation_path {path.folder}" if path else ""
                 raise RunError(
                     f"{name} is {value} at {stage.name} step {step}, node {node}: start again in another --output_dir"
-                    f"{reuse}, with lower learning rates, or with bf16 instead of fp16."
+                    f"{stage.remedy}, with lower learning rates, or with bf16 instead of fp16."
                 )
 
-    def _report(self, stage, node, metrics, seconds, bar, always):
+    # -----------------------------------------------------------------------------------------------------------------
+    # Signals
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # of a notebook or a server
+            yield
+            return
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number, frame):
+        if self._signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C: at once
+        self._signalled = True
+        if self.parallel.is_main:
+            when = b"this step" if self.parallel.world == 1 else b"the next step that is logged"
+            os.write(
+                2, b"\nStopping after " + when + b"; Ctrl-C stops at once, without a checkpoint.\n"
+            )  # safe in here
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Log, samples, checkpoints
+
+    def _report(self, stage, node, metrics, seconds, probes, bar):
+        measured = {name: value for probe in probes for name, value in probe().items()}
+        metrics = {**metrics, **measured}
         shown = {name: f"{value:.3g}" for name, value in metrics.items() if not name.startswith("grad_norm")}
         bar.set_postfix({"node": node, **shown}, refresh=False)
-        bar.update()
-        last = stage.step == stage.total_steps
-        if last or always or self._due(stage.step, self.args.logging_steps):
-            record = {
-                "stage": stage.name,
-                "node": node,
-                "step": stage.step,
-                **{name: value if math.isfinite(value) else None for name, value in metrics.items()},
-                "seconds_per_step": round(seconds, 4),
-            }
-            if self.context.is_main:
-                self.folder.log(record)
-            values = {f"{stage.name}/{name}": value for name, value in metrics.items() if math.isfinite(value)}
-            self.accelerator.log({**values, f"{stage.name}/node": node}, step=self._global_step(stage))
+        record = {
+            "stage": stage.name,
+            "node": node,
+            "step": stage.step,
+            **{name: value if math.isfinite(value) else None for name, value in metrics.items()},
+            "seconds_per_step": round(seconds, 4),
+        }
+        if self.parallel.is_main:
+            self.folder.log(record)
+        values = {f"{stage.name}/{name}": value for name, value in metrics.items() if math.isfinite(value)}
+        self.accelerator.log({**values, f"{stage.name}/node": node}, step=stage.first_step + stage.step)
 
-    def _global_step(self, stage):
-        """Trackers want one rising count: stage 2 goes on where stage 1 ended."""
-        return stage.step + (self.args.degradation_steps if stage.name == "backtracking" else 0)
-
-    def validate(self, stage):
-        if not self.context.is_main:
-            return
-        sheet = self.validator.draw(stage.step)
+    def validate(self, stage: Stage) -> None:
+        """Write the sample images of the student, and show them to the trackers."""
+        sheet = self.validator.write_sheet(stage.step) if self.validator else None
         for tracker in self.accelerator.trackers if sheet else ():
             if tracker.name in ("tensorboard", "wandb"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({"samples": np.asarray(sheet)[None]}, self._global_step(stage), **layout)
+                tracker.log_images({"samples": np.asarray(sheet)[None]}, stage.first_step + stage.step, **layout)
 
-    def save(self, stage):
-        """Write a checkpoint; no process goes on, or ends, before it is there."""
+    def save(self, stage: Stage) -> Path | None:
+        """Write a checkpoint; no process goes on, or ends, before it is there. Returns its folder to the main one."""
         saved = None
-        if self.context.is_main:
-            saved = self.folder.save(stage.name, stage.step, stage.save, self.args.checkpoints_total_limit)
-        self.accelerator.wait_for_everyone()
+        if self.parallel.is_main:
+            saved = self.folder.save(stage.name, stage.step, stage.save, self.settings.checkpoints_total_limit)
+        self.parallel.wait()
         return saved
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that is done every N steps, or with 0 never, is done at this one."""
+    return every > 0 and step % every == 0

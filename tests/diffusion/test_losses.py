@@ -77,7 +77,7 @@ def test_denoising_loss_is_smallest_at_the_exact_posterior_mean(name, kind):
     x_t = schedule.add_noise(x0, noise, t)
     alpha, sigma = (x[0, 0] for x in schedule.alpha_sigma(t, x_t))
     x0_mean = data.posterior_mean(x_t, alpha, sigma)
-    best = schedule.true_output(x0_mean, (x_t - alpha * x0_mean) / sigma, t, kind)
+    best = schedule.prediction_target(x0_mean, (x_t - alpha * x0_mean) / sigma, t, kind)
 
     # Any affine network: the best answer plus A x_t + b. The loss is exact, so its gradient at A = b = 0 is 0.
     slope, offset = torch.zeros(D, D, dtype=torch.float64).requires_grad_(), best.new_zeros(D).requires_grad_()
@@ -91,7 +91,7 @@ def test_denoising_loss_is_smallest_at_the_exact_posterior_mean(name, kind):
     # The smallest loss is the posterior variance, in the units of the parameterisation.
     prior, likelihood = torch.linalg.inv(data.root @ data.root.T), alpha**2 / sigma**2
     variance = torch.linalg.inv(prior + likelihood * torch.eye(D, dtype=torch.float64)).trace() / D
-    unit = schedule.true_output(torch.ones_like(x_t), -alpha / sigma * torch.ones_like(x_t), t, kind)[0, 0]
+    unit = schedule.prediction_target(torch.ones_like(x_t), -alpha / sigma * torch.ones_like(x_t), t, kind)[0, 0]
     torch.testing.assert_close(loss, variance * unit**2)
 
 

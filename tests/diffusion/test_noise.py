@@ -141,7 +141,7 @@ def test_conversions_recover_what_was_put_in(name):
     alpha, sigma = schedule.alpha_sigma(t, x0)
     assert alpha.shape == sigma.shape == (6, 1, 1, 1)
     for kind in types_of(schedule):
-        output = schedule.true_output(x0, noise, t, kind)
+        output = schedule.prediction_target(x0, noise, t, kind)
         assert output.dtype == torch.float64
         torch.testing.assert_close(schedule.to_x0(output, x_t, t, kind), x0, atol=1e-9, rtol=1e-9)
         torch.testing.assert_close(schedule.to_epsilon(output, x_t, t, kind), noise, atol=1e-9, rtol=1e-9)
@@ -161,7 +161,7 @@ def test_conversions_agree_on_the_exact_posterior_of_a_gaussian(name):
         whitened = torch.linalg.solve(noisy_covariance, (x_t - alpha * mean).T).T
         x0, epsilon = mean + alpha * whitened @ covariance, sigma * whitened
         for kind in types_of(schedule):
-            output = schedule.true_output(x0, epsilon, t, kind)
+            output = schedule.prediction_target(x0, epsilon, t, kind)
             torch.testing.assert_close(schedule.to_score(output, x_t, t, kind), -whitened, atol=1e-6, rtol=1e-6)
             torch.testing.assert_close(schedule.to_x0(output, x_t, t, kind), x0, atol=1e-6, rtol=1e-6)
             torch.testing.assert_close(schedule.to_epsilon(output, x_t, t, kind), epsilon, atol=1e-6, rtol=1e-6)
@@ -175,10 +175,10 @@ def test_zero_terminal_snr():
     assert (alpha == 0).all() and (sigma == 1).all()
     x_t = schedule.add_noise(x0, noise, t)
     for kind in ("v_prediction", "sample"):
-        output = schedule.true_output(x0, noise, t, kind)
+        output = schedule.prediction_target(x0, noise, t, kind)
         torch.testing.assert_close(schedule.to_x0(output, x_t, t, kind), x0)
     for kind in TYPES:
-        output = schedule.true_output(x0, noise, t, kind)
+        output = schedule.prediction_target(x0, noise, t, kind)
         torch.testing.assert_close(schedule.to_epsilon(output, x_t, t, kind), noise)
         torch.testing.assert_close(schedule.to_score(output, x_t, t, kind), -noise / schedule.alpha_sigma(t, x0)[1])
     for times in (t, 999):

@@ -19,7 +19,7 @@ from gradio_client.exceptions import AppError
 from script_runs import SCRIPTS
 
 from disback_diffusers.errors import exit_code
-from disback_diffusers.evaluation.preference import Study
+from disback_diffusers.study.study import Study
 
 
 SCRIPT = SCRIPTS / "compare_disback.py"
@@ -41,10 +41,10 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def fails(folder, monkeypatch, capfd):
     """A function that runs the script where gradio is not installed, and checks its one line and exit code 2."""
-    page = "disback_diffusers.evaluation.preference_page"
+    page = "disback_diffusers.study.page"
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, page, raising=False)
-    monkeypatch.delattr("disback_diffusers.evaluation.preference_page", raising=False)
+    monkeypatch.delattr("disback_diffusers.study.page", raising=False)
 
     def check(flags, *expected, code=2):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags.split()])

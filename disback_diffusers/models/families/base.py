@@ -1,0 +1,170 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What is particular to an architecture: how its network is loaded, called and conditioned; what its samples are."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from ...diffusion.noise import NoiseSchedule
+from ...errors import UsageError, one_line
+from ..conditions import Conditions
+from ..roles import present_targets
+from ..sizes import Bucket
+from ..source import ModelSource
+
+
+class Family:
+    """A teacher of one architecture. The constructor reads and checks configs; weights come with the `load_*` methods.
+
+    A family overrides what its architecture does otherwise. It must give `pipeline_name`, `network_class`, `call`,
+    `buckets`, `decode` and `sample`. Without `load_encoder` it is unconditional.
+
+    Args:
+        source (`ModelSource`): folder or repository of the teacher.
+
+    Attributes:
+        name (`str`): the teacher's, as given. commit (`str` or `None`): of a Hub repository.
+        schedule (`NoiseSchedule`). scheduler_config, network_config (`dict`).
+        warnings (`list[str]`): what a user should know before training.
+
+    Raises:
+        UsageError: a teacher that cannot be distilled.
+    """
+
+    pipeline_name: str  # the class in model_index.json
+    network_class: type  # with `from_config` and `from_pretrained`
+    network_folder = "unet"
+    uses_prompts = False
+    conditioning_timestep: float = 399  # the default t*
+    # Suffixes of the layers that a LoRA adapts, by the name that users give; those a network lacks are left out.
+    lora_targets: dict[str, tuple[str, ...]] = {}
+
+    def __init__(self, source: ModelSource):
+        self.source, self.warnings = source, []
+        self.name, self.commit = source.name, source.commit
+        self.network_config = source.config(self.network_class, self.network_folder)
+        self.scheduler_config = source.scheduler_config()
+        self.schedule = self._read_schedule()
+
+    def error(self, message: str) -> UsageError:
+        """A UsageError about the teacher; the message has no subject."""
+        return self.source.error(message)
+
+    def _read_schedule(self) -> NoiseSchedule:
+        try:
+            return NoiseSchedule.from_scheduler(self.scheduler_config)
+        except UsageError as error:
+            raise self.error(f"has a scheduler/ that this package cannot distill: {error}") from None
+        except Exception as error:  # of whatever is in the config
+            raise self.error(f"has no valid scheduler/ config: {one_line(error)}") from None
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The network
+
+    def load_network(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+        """The teacher's network on the CPU, frozen, in eval mode."""
+        return self.source.model(self.network_class, self.network_folder, dtype=dtype).eval()
+
+    def build_network(self, config: dict | None = None) -> torch.nn.Module:
+        """A network of random weights; on the meta device, under `torch.device("meta")`, one without weights."""
+        return self.network_class.from_config(config or self.network_config)
+
+    def call(
+        self, network: torch.nn.Module, x_t: torch.Tensor, t: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
+        """The raw prediction, `(n, ...)`. Callers go through `Denoiser`, which sees to precision and device."""
+        raise NotImplementedError
+
+    def find_lora_targets(self, network: torch.nn.Module, wanted: Iterable[str]) -> list[str]:
+        """Suffixes of layers: those of a name in `lora_targets`, as far as the network has them; else as wanted."""
+        wanted = list(wanted)
+        if len(wanted) == 1 and wanted[0] in self.lora_targets:
+            return present_targets(network, self.lora_targets[wanted[0]])
+        return wanted
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Conditions
+
+    def longer_than_read(self, prompts: list[str]) -> int:
+        """How many prompts are longer than what the network is conditioned on; the end of those has no effect."""
+        return 0
+
+    def load_encoder(
+        self, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> Callable[[list[str]], Conditions]:
+        """A function from n prompts to their `Conditions` of n rows, on `device`."""
+        return lambda prompts: Conditions(rows=len(prompts))
+
+    def example_conditions(self) -> Conditions:
+        """Conditions of one row with tensors of the right shapes and any values."""
+        return Conditions(rows=1)
+
+    def count_encoder_parameters(self) -> int:
+        """Of the text encoders; no weights are loaded."""
+        return 0
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Samples
+
+    def buckets(self, resolution: list[str]) -> list[Bucket]:
+        """The sizes to train at.
+
+        Args:
+            resolution (`list[str]`): "1024" or "832x1216" (width x height); empty for the teacher's own size.
+
+        Raises:
+            UsageError: no such size, or one that the family cannot take.
+        """
+        raise NotImplementedError
+
+    def check_timestep(self, timestep: float) -> None:
+        """Raise a UsageError where a student cannot start from this timestep."""
+        first, last = self.schedule.time_range
+        if not first <= timestep <= last:
+            raise UsageError(f"{timestep} is outside of the teacher's schedule, {first} to {last}.")
+        alpha, _ = self.schedule.alpha_sigma(timestep, torch.zeros(1))
+        if self.schedule.prediction_type == "epsilon" and alpha == 0:
+            raise UsageError(
+                f"{timestep} is pure noise (zero terminal SNR), from which a teacher that predicts noise cannot "
+                "start: take an earlier one."
+            )
+
+    def use_vae(self, name: str) -> None:
+        """Decode with another VAE (folder or Hub id).
+
+        Raises:
+            UsageError: there is none, or it does not fit.
+        """
+        raise UsageError(f"a {self.pipeline_name} has no VAE: leave it out.")
+
+    def prepare_decoder(self) -> None:
+        """Load what `decode` needs; a broken file should be found before training."""
+
+    def decode(self, x0: torch.Tensor) -> torch.Tensor:
+        """Samples `(n, ...)` to images `(n, 3, H, W)` in [0, 1], float32 on the CPU."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        teacher,
+        z: torch.Tensor,
+        conditions: Conditions,
+        empty: Conditions,
+        steps: int,
+        guidance_scale: float = 1.0,
+        scheduler: str | None = None,
+    ) -> torch.Tensor:
+        """Samples of the teacher, by the stock pipeline of the architecture.
+
+        Args:
+            teacher (`Denoiser`).
+            z (`torch.Tensor` of shape `(n, ...)`): standard normal.
+            conditions, empty (`Conditions`): n rows each: the prompts, and the empty prompt.
+            steps (`int`): evaluations of the network, with guidance of twice the batch.
+            guidance_scale (`float`, *optional*, defaults to 1): 1 is no guidance.
+            scheduler (`str`, *optional*): a scheduler class of diffusers; by default the teacher's own.
+
+        Returns:
+            x0, a tensor of the shape of `z`, float32.
+        """
+        raise NotImplementedError

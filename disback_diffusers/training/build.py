@@ -1,0 +1,140 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""From what was opened to networks and batches: the weights are loaded here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+
+from ..data.bank import PromptBank
+from ..diffusion.times import training_times
+from ..errors import RunError, UsageError, about
+from ..models.denoiser import Denoiser
+from ..models.embedded import resolve
+from ..models.families.base import Family
+from ..models.roles import Roles
+from .arguments import DistillationArguments
+from .batches import BatchSource
+from .networks import Networks
+from .parallel import Replicated
+from .settings import StudentArguments, SystemArguments
+from .sources import Sources, other_student_unet
+from .students import LoraStudent
+
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def build(
+    args: DistillationArguments, sources: Sources, parallel: Replicated, folder: Path
+) -> tuple[Networks, BatchSource]:
+    """Load the networks and encode the prompts.
+
+    Args:
+        folder (`Path`): the output folder, for a cache of embeddings.
+
+    Raises:
+        UsageError: weights that are damaged or do not fit; names the flag.
+    """
+    family, student = sources.family, sources.student
+    # On the CPU until the text encoder is through; what does not fit is found before thousands of prompts are encoded.
+    with about("--pretrained_teacher_model"):
+        base = family.load_network(DTYPES[parallel.precision])
+    roles = make_roles(family, base, args.student, student, args.system.seed)
+    with about("--student_unet" if args.student.student_unet else "--pretrained_teacher_model"):
+        own = student.load_network(family)
+    if parallel.is_main:
+        with _blaming_the_vae(args):
+            family.prepare_decoder()
+
+    batches = _make_batches(args, family, sources, parallel, folder)
+    for network in filter(None, (base, own)):
+        network.to(parallel.device)
+        speed_up(network, args.system)
+    networks = make_networks(family, roles, student, own, parallel)
+    _check_path(sources, networks)
+    return networks, batches
+
+
+@contextmanager
+def _blaming_the_vae(args) -> Iterator[None]:
+    other = args.teacher.pretrained_vae_model_name_or_path
+    with about("--pretrained_vae_model_name_or_path" if other else "--pretrained_teacher_model"):
+        yield
+
+
+def _check_path(sources, networks):
+    path = sources.path
+    if path is None:
+        return
+    path.check_base(networks.roles)
+    fingerprint = sources.student.fingerprint(networks.student)
+    if fingerprint and path.settings["student_unet"] != fingerprint:
+        raise UsageError(other_student_unet(path.folder))
+
+
+def _make_batches(args, family, sources, parallel, folder) -> BatchSource:
+    dtype, cache = DTYPES[parallel.precision], args.data.cache_text_embeddings
+    with parallel.main_first() if cache == "disk" else nullcontext():  # the others then find the file
+        with about("--pretrained_teacher_model"):
+            encode = family.load_encoder(parallel.device, dtype)
+        bank = PromptBank(
+            sources.prompts,
+            encode,
+            cache=cache,
+            folder=folder / "text_embeddings",
+            encoder_id=f"{resolve(family.name)} {family.commit} {args.teacher.variant} {dtype}",
+            show_progress=parallel.is_main,
+        )
+    buckets, times = family.buckets(args.data.resolution), training_times(family.schedule)
+    batches = BatchSource(bank, buckets, times, args.data, args.system.seed, parallel)
+    batches.show(sources.shown)
+    if cache != "off":
+        bank.encode = None  # the text encoder's memory is free again
+    return batches
+
+
+def make_roles(
+    family: Family, base: torch.nn.Module, settings: StudentArguments, student: LoraStudent, seed: int
+) -> Roles:
+    """The adapters of a run: "target" and "fake" of one rank, so that a node's file fits both, and the student's."""
+    roles = Roles(base)
+    targets = family.find_lora_targets(base, settings.lora_target_modules)
+    with _flags_of_roles():
+        for number, name in enumerate(("target", "fake")):
+            roles.add(name, settings.lora_rank, settings.lora_alpha, targets, seed=seed + number)
+        student.add_role(roles, targets, seed=seed + 2)
+    return roles
+
+
+@contextmanager
+def _flags_of_roles() -> Iterator[None]:
+    try:
+        yield
+    except (UsageError, RunError) as error:
+        raise type(error)(f"the adapters (--lora_rank, --lora_target_modules, --lcm_lora): {error}") from None
+
+
+def make_networks(
+    family: Family, roles: Roles, student: LoraStudent, own: torch.nn.Module | None, parallel: Replicated
+) -> Networks:
+    """Denoisers of the base's roles and the student; `own` is the student's own network, where it has one."""
+    where = {"device": parallel.device, "autocast": parallel.autocast}
+    teacher, target, fake = (
+        Denoiser(family, roles.network, family.schedule, roles, role, **where) for role in (None, "target", "fake")
+    )
+    made = student.make(family, roles, own, **where)
+    return Networks(family, roles, teacher, target, fake, made)
+
+
+def speed_up(network: torch.nn.Module, settings: SystemArguments) -> None:
+    """Turn on what saves memory or time."""
+    if settings.gradient_checkpointing:
+        with about("--gradient_checkpointing:"):
+            network.enable_gradient_checkpointing()
+    if settings.enable_xformers_memory_efficient_attention:
+        network.enable_xformers_memory_efficient_attention()
+    if settings.compile:
+        torch._dynamo.config.recompile_limit = 64  # a graph for each role, with and without gradients
+        network.compile()

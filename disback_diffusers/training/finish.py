@@ -1,0 +1,83 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What a finished run leaves: the averaged student, its configuration and its model card."""
+
+import os
+from pathlib import Path
+
+from ..artifact.card import model_card
+from ..artifact.layout import write_config
+from ..models.embedded import EMBEDDED
+from ..models.lcm_lora import timesteps_by_steps
+from .arguments import DistillationArguments
+from .networks import Networks
+from .path import DegradationPath
+from .settings import PATH, RESULT
+from .sources import Sources
+
+
+def artifact_config(
+    args: DistillationArguments, networks: Networks, path: DegradationPath | None, path_walked: bool
+) -> dict:
+    """The content of disback_config.json.
+
+    Args:
+        path (`DegradationPath` or `None`): the path of the run.
+        path_walked (`bool`): whether its nodes were targets of the student.
+    """
+    family, role = networks.family, networks.student.denoiser.role
+    lora = networks.roles.lora_config(role) if role else None
+    config = {
+        "base_model": _base(args.teacher.pretrained_teacher_model),
+        "base_revision": family.commit or args.teacher.teacher_revision,
+        "variant": args.teacher.variant,
+        "pipeline": family.pipeline_name,
+        "student": args.student.student,
+        "timesteps": networks.student.sampler.timesteps,
+        "lora_rank": lora["r"] if lora else None,
+        "lora_alpha": lora["lora_alpha"] if lora else None,
+        "method": args.recorded(PATH, RESULT),
+    }
+    if path is not None and not args.path.no_backtracking:
+        config["method"]["node_steps"] = [node.step for node in path.nodes]
+        config["method"]["path_walked"] = path_walked
+    return config
+
+
+def _base(name):
+    """A Hub id as it is; a folder in full, so that the artifact can be loaded from anywhere on this machine."""
+    return os.path.abspath(name) if os.path.isdir(name) and name != EMBEDDED else name
+
+
+def save_artifact(
+    folder: Path,
+    args: DistillationArguments,
+    sources: Sources,
+    networks: Networks,
+    samples: tuple[list, list],
+    path: DegradationPath | None,
+    path_walked: bool,
+    repo_id: str | None = None,
+) -> None:
+    """Write the student with its averaged weights (float32), disback_config.json and README.md.
+
+    Args:
+        samples (`tuple`): prompts and images for the card.
+        path, path_walked: as in `artifact_config`.
+        repo_id (`str`, *optional*): where it is uploaded to.
+    """
+    student = networks.student
+    with student.averaged():
+        sources.student.save(folder, student)
+    config = artifact_config(args, networks, path, path_walked)
+    write_config(folder, config)
+    first, *later = config["timesteps"]
+    steps = list(timesteps_by_steps(networks.family.scheduler_config, first)) if later else [1]
+    model_card(
+        folder,
+        config,
+        repo_id,
+        *samples,
+        config["method"].get("node_steps", ()),
+        steps=steps,
+        with_path=args.run.push_degradation_path,
+    )

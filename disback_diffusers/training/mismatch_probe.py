@@ -1,0 +1,60 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""`--log_mismatch_every`: how far the teacher's score is from the true one on the student's samples (Eq. 9)."""
+
+import torch
+
+from ..diffusion.target_field import mismatch_degree
+from .batches import BatchSource, generator
+from .networks import Networks
+from .parallel import Replicated
+
+
+PROMPTS = 4
+SAMPLES = 64  # of each prompt; they are the reference of its stable target field
+TIMES = (0.2, 0.4, 0.6, 0.8)  # shares of the schedule
+
+
+class MismatchProbe:
+    """The mismatch degree of the averaged student, of the same z and noise at each call.
+
+    The samples of one prompt are one distribution. The teacher's score on them, noised and without guidance, is
+    compared with the score of that distribution. The mean is over the first validation prompts, samples and times;
+    every process generates a share of the samples.
+
+    Args:
+        networks (`Networks`), batches (`BatchSource`), parallel (`Replicated`).
+        every (`int`): updates from one measurement to the next.
+    """
+
+    def __init__(self, networks: Networks, batches: BatchSource, parallel: Replicated, every: int):
+        self.networks, self.batches, self.parallel, self.every = networks, batches, parallel, every
+        first, last = networks.family.schedule.time_range
+        times = [first + share * (last - first) for share in TIMES]
+        if networks.family.schedule.num_train_timesteps:
+            times = [round(t) for t in times]
+        self.times = torch.tensor(times).repeat(SAMPLES // len(TIMES))
+        shape = (2, SAMPLES, *batches.buckets[0].shape)
+        self.z, self.noise = torch.randn(shape, generator=generator("mismatch"))
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """`mismatch` by name."""
+        prompts = range(min(PROMPTS, len(self.batches.shown)))
+        with self.networks.student.averaged():
+            degrees = [self._of(prompt) for prompt in prompts]
+        return {"mismatch": torch.cat(degrees).mean().item()}
+
+    def _of(self, prompt):
+        """Of one prompt, (SAMPLES,)."""
+        device, schedule = self.parallel.device, self.networks.family.schedule
+
+        def measure(rows):
+            """x0, x_t and the teacher's score, (rows, 3, ...)."""
+            conditions = self.batches.shown_conditions([prompt]).expand(len(rows))
+            times = self.times[rows].to(device)
+            x0 = self.networks.student(self.z[rows].to(device), conditions)
+            x_t = schedule.add_noise(x0, self.noise[rows].to(device), times)
+            return torch.stack([x0, x_t, self.networks.teacher.score(x_t, times, conditions)], dim=1)
+
+        x0, x_t, score = self.parallel.map(measure, SAMPLES, self.batches.batch_size).unbind(1)
+        return mismatch_degree(score, x_t, self.times.to(device), x0, schedule)

@@ -1,0 +1,102 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What stage 2 minimises. Another objective is another class, with the same methods as `Objective`."""
+
+from collections.abc import Iterator
+
+import torch
+
+from ..diffusion.guidance import guided_output
+from ..diffusion.losses import denoising_loss, distribution_matching_gradient, surrogate_loss
+from ..models.denoiser import Denoiser
+from ..models.student import Student
+from .batches import Batch
+from .settings import ObjectiveArguments
+
+
+Losses = Iterator[tuple[str, torch.Tensor] | dict[str, torch.Tensor]]
+
+
+class Objective:
+    """The losses of a batch, each for one role.
+
+    The stage calls `backward` on each loss as soon as it is yielded, and lets its gradients into the parameters of
+    that role alone. So a loss may be differentiated through another network, and what a network keeps for its backward
+    can be freed before the next one runs.
+
+    Args:
+        student (`Student`), fake (`Denoiser`): the student, and the score of its samples.
+        settings (`ObjectiveArguments`).
+
+    Attributes:
+        target (`Denoiser`): the score that the student follows: a node of the path or the teacher. The stage sets it.
+    """
+
+    def __init__(self, student: Student, fake: Denoiser, settings: ObjectiveArguments):
+        self.student, self.fake, self.settings = student, fake, settings
+        self.schedule, self.target = fake.schedule, None
+
+    def losses(self, batch: Batch) -> Losses:
+        """Yields `(role, loss)`, each loss a scalar, and last a `dict` with metrics by name, detached scalars.
+
+        Args:
+            batch (`Batch`): its `samples` are set to what the student has generated, detached.
+        """
+        raise NotImplementedError
+
+    def fake_score_losses(self, batch: Batch, repeat: int) -> Losses:
+        """The losses of update number `repeat` (from 1) of the fake score on the same samples, as in `losses`."""
+        noise, t = batch.fresh_noise(repeat)
+        x_t = self.schedule.add_noise(batch.samples, noise, t)
+        output = self.fake.output(x_t, t, batch.score_conditions)
+        loss = denoising_loss(output, batch.samples, noise, t, self.schedule)
+        yield "fake", loss
+        yield {"loss_fake": loss.detach()}
+
+
+class DistributionMatching(Objective):
+    """Eq. 8 for the student and Eq. 5 for the fake score, with one forward of the fake score for both."""
+
+    def losses(self, batch: Batch) -> Losses:
+        """As in `Objective`."""
+        x0 = self.student.training_samples(batch)
+        batch.samples = samples = x0.detach()
+        x_t = self.schedule.add_noise(samples, batch.noise, batch.t)
+        fake_output = self.fake.output(x_t, batch.t, batch.score_conditions)
+        fake_loss = denoising_loss(fake_output, samples, batch.noise, batch.t, self.schedule)
+        yield "fake", fake_loss
+        fake_output, fake_loss = fake_output.detach(), fake_loss.detach()  # its graph is freed before the target runs
+
+        x0_fake = self.guided_x0(self.fake, x_t, batch, self.settings.fake_guidance_scale, fake_output)
+        x0_target = self.guided_x0(self.target, x_t, batch, self.settings.guidance_scale)
+        alpha, sigma = self.schedule.alpha_sigma(batch.t, samples)
+        gradient = distribution_matching_gradient(
+            samples, x0_fake, x0_target, self.settings.gradient_weighting, alpha=alpha, sigma=sigma
+        )
+        student_loss = surrogate_loss(x0, gradient)
+        yield "student", student_loss
+        gap = (x0_fake - x0_target).abs().mean()
+        yield {"loss_student": student_loss.detach(), "loss_fake": fake_loss, "gap": gap}
+
+    @torch.no_grad()
+    def guided_x0(
+        self,
+        denoiser: Denoiser,
+        x_t: torch.Tensor,
+        batch: Batch,
+        scale: float,
+        conditional: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The guided estimate of x0, float32, of the shape of `x_t`.
+
+        Guidance acts up to the timestep `guidance_max_timestep` (docs/guide.md). Where the prompt was emptied it has
+        no effect, as both predictions are the same.
+
+        Args:
+            x_t (`torch.Tensor` of shape `(n, ...)`): the samples of the batch, noised.
+            scale (`float`): 1 is no guidance.
+            conditional (`torch.Tensor`, *optional*): the output of the denoiser for the prompts, where it is known.
+        """
+        if scale != 1:
+            scale = torch.where(batch.t <= self.settings.guidance_max_timestep, scale, 1.0)
+        given = (x_t, batch.t, batch.score_conditions, batch.empty, scale, conditional)
+        return self.schedule.to_x0(guided_output(denoiser.output, *given), x_t, batch.t)

@@ -1,0 +1,264 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The settings of a run, in groups. Steps count optimizer updates; sizes are pixels."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+# What a setting shapes. It must be the same in a resumed run unless it shapes nothing.
+TEACHER = "teacher"  # which weights the run starts from: recorded as the base model
+PATH = "path"  # the degradation path and the result: recorded in the path's manifest and in disback_config.json
+RESULT = "result"  # the result only: recorded in disback_config.json
+NOTHING = "nothing"  # neither, up to rounding: speed, memory, logs, and where things are written
+
+METADATA = ("shapes", "local", "above", "at_least", "below")  # of a field, beside its help text
+Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
+
+
+def flag(default, help, shapes=RESULT, local=False, above=None, at_least=None, below=None):
+    """A field.
+
+    Args:
+        default: its default value.
+        help (`str`): for the command line.
+        shapes (`str`): TEACHER, PATH, RESULT or NOTHING.
+        local (`bool`): whether it may name a local file or folder.
+        above, at_least, below (`float`, *optional*): limits of a number; None is left alone.
+    """
+    metadata = {"help": help, "shapes": shapes, "local": local, "above": above, "at_least": at_least, "below": below}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class TeacherArguments:
+    """The model that is distilled."""
+
+    pretrained_teacher_model: str | None = flag(
+        None, "Folder or Hub id of the teacher; 'embedded' is the tiny one.", shapes=TEACHER, local=True
+    )
+    teacher_revision: str | None = flag(
+        None, "Revision (branch, tag, commit) of the teacher on the Hub.", shapes=TEACHER
+    )
+    variant: str | None = flag(None, "Weights variant of the teacher, such as 'fp16'.", shapes=TEACHER)
+    pretrained_vae_model_name_or_path: str | None = flag(
+        None,
+        "Another VAE (folder or Hub id) for the sample images, such as SDXL's fp16-fix; training needs none.",
+        shapes=NOTHING,
+        local=True,
+    )
+
+
+@dataclass
+class DataArguments:
+    """What the networks are trained on."""
+
+    prompt_dataset: str | None = flag(
+        None,
+        "Training prompts: .txt (one a line), .jsonl, .csv, .parquet, or a Hub dataset id; 'embedded' has 1,644.",
+        shapes=PATH,
+        local=True,
+    )
+    caption_column: str = flag(
+        "text", "Column of the prompts in .jsonl, .csv, .parquet or a Hub dataset.", shapes=PATH
+    )
+    cache_text_embeddings: Literal["off", "memory", "disk"] = flag(
+        "off",
+        "Encode all prompts once, in advance, and free the text encoders; 'disk' is a file in the output folder.",
+        shapes=NOTHING,
+    )
+    resolution: list[str] = flag(
+        [],
+        "Image size in pixels, 1024 or WIDTHxHEIGHT; of several each batch takes one; by default the teacher's own.",
+        shapes=PATH,
+    )
+    train_batch_size: int = flag(8, "Samples of a micro-batch, on each process.", shapes=PATH, above=0)
+    gradient_accumulation_steps: int = flag(1, "Micro-batches of an update.", shapes=PATH, above=0)
+    proportion_empty_prompts: float = flag(
+        0.1, "Share of prompts emptied for the fake score and the target.", shapes=PATH, at_least=0, below=1
+    )
+
+
+@dataclass
+class StudentArguments:
+    """The generator that is trained, and the adapters."""
+
+    student: Literal["lora", "full"] = flag(
+        "lora", "A LoRA on the teacher's network, or a whole network of its own.", shapes=PATH
+    )
+    student_unet: str | None = flag(
+        None,
+        "A full student starts as this UNet (folder or Hub id), such as a smaller one; it must predict what the "
+        "teacher's does (noise, v or x0).",
+        shapes=PATH,
+        local=True,
+    )
+    lcm_lora: str | None = flag(
+        None,
+        "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style.",
+        shapes=PATH,
+        local=True,
+    )
+    lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).", shapes=PATH, above=0)
+    lora_alpha: float | None = flag(
+        None, "Scale of the adapters is alpha / rank; by default alpha = rank.", shapes=PATH, above=0
+    )
+    lora_target_modules: list[str] = flag(
+        ["all"], "'attention', 'all' (14 suffixes of LCM-LoRA), or module suffixes.", shapes=PATH
+    )
+    conditioning_timestep: int | None = flag(
+        None,
+        "Timestep at which the student runs its one step; by default 399, with --lcm_lora 999.",
+        shapes=PATH,
+        above=0,
+    )
+    proportion_later_steps: float | None = flag(
+        None,
+        "Share of an LCM-LoRA's samples trained at a later step of 8, so that 2 and 4 still work; by default 0.25.",
+        at_least=0,
+        below=1,
+    )
+    ema_decay: float = flag(
+        0.99, "Decay of the student's moving average, which is what is validated and saved.", at_least=0, below=1
+    )
+
+
+@dataclass
+class PathArguments:
+    """Stage 1, degradation recording, and how its path is walked back."""
+
+    degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).", shapes=PATH, above=0)
+    degradation_nodes: int = flag(7, "Nodes saved on the way.", shapes=PATH, above=0)
+    node_spacing: Literal["geometric", "uniform"] = flag(
+        "geometric", "Steps between nodes: doubling, or equal (paper).", shapes=PATH
+    )
+    degradation_learning_rate: float = flag(2e-4, "Learning rate of the degrading target.", shapes=PATH, above=0)
+    degradation_path: str | None = flag(
+        None, "Reuse a recorded path (a 'degradation' folder) and skip stage 1.", local=True
+    )
+    steps_per_node: str = flag(
+        "auto",
+        "Updates at each node but the last (the teacher), which gets what is left; auto: 5 % of --max_train_steps for "
+        "all of them together, at least 5 each.",
+    )
+    node_switching: Literal["fixed", "adaptive"] = flag(
+        "fixed",
+        "fixed walks the path always, adaptive only from a --student_unet that has learned nothing yet and whose "
+        "samples of one prompt vary less than the teacher's.",
+    )
+    no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
+
+
+@dataclass
+class ObjectiveArguments:
+    """The losses of stage 2."""
+
+    fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
+        None,
+        "Start of the fake score: last node (default), teacher (default without backtracking), fit (what the last "
+        "node would be, for runs without a path), random.",
+    )
+    fake_score_updates_per_step: int = flag(1, "Updates of the fake score a student update.", above=0)
+    gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
+    guidance_scale: float = flag(2.0, "Classifier-free guidance of the target; 1 is off.", above=0)
+    fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.", above=0)
+    guidance_max_timestep: int = flag(
+        600, "Guide only up to this timestep; guiding at all of them gave a worse FD.", at_least=0
+    )
+
+
+@dataclass
+class OptimizationArguments:
+    """Optimizers and learning rates."""
+
+    max_train_steps: int = flag(10_000, "Updates of stage 2, all nodes together.", above=0)
+    learning_rate: float = flag(1e-4, "Learning rate of the student.", above=0)
+    fake_score_learning_rate: float = flag(2e-4, "Learning rate of the fake score.", above=0)
+    lr_scheduler: Schedule = flag("constant", "Schedule of stage 2's learning rates.")
+    fake_score_lr_scheduler: Schedule | None = flag(
+        None, "Another one for the fake score's, which has to follow the student to the end."
+    )
+    lr_warmup_steps: int = flag(0, "Warm-up updates of the schedules.", at_least=0)
+    adam_beta1: float = flag(0.9, "Adam's first beta.", shapes=PATH, at_least=0, below=1)
+    adam_beta2: float = flag(0.999, "Adam's second beta.", shapes=PATH, at_least=0, below=1)
+    adam_weight_decay: float = flag(0.0, "Weight decay (AdamW).", shapes=PATH, at_least=0)
+    adam_epsilon: float = flag(1e-8, "Adam's epsilon.", shapes=PATH, above=0)
+    max_grad_norm: float = flag(1.0, "Gradient clipping, for each role.", shapes=PATH, above=0)
+    use_8bit_adam: bool = flag(False, "8-bit AdamW of bitsandbytes.", shapes=PATH)
+
+
+@dataclass
+class SystemArguments:
+    """Randomness, precision, speed and memory."""
+
+    seed: int = flag(
+        0,
+        "Seed of all randomness; on a CPU the same seed gives the same run bit for bit.",
+        shapes=PATH,
+        at_least=0,
+        below=2**32,
+    )
+    gradient_checkpointing: bool = flag(False, "Save memory, at about one third more time.", shapes=NOTHING)
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
+        None, "Precision of the frozen base and of autocast; by default that of `accelerate config`.", shapes=PATH
+    )
+    allow_tf32: bool = flag(False, "TF32 matrix products on Ampere and later.", shapes=PATH)
+    compile: bool = flag(False, "torch.compile the network.", shapes=NOTHING)
+    enable_xformers_memory_efficient_attention: bool = flag(
+        False, "xformers attention (CUDA, needs xformers).", shapes=NOTHING
+    )
+
+
+@dataclass
+class RunArguments:
+    """The output folder, checkpoints, logs and sample images."""
+
+    output_dir: str = flag("disback-model", "Where everything is written.", shapes=NOTHING, local=True)
+    checkpointing_steps: int = flag(500, "Save a checkpoint every N updates.", shapes=NOTHING, above=0)
+    checkpoints_total_limit: int | None = flag(
+        None, "Keep this many checkpoints, the oldest go.", shapes=NOTHING, above=0
+    )
+    resume_from_checkpoint: str | None = flag(
+        None, "'latest', or the folder of the last checkpoint.", shapes=NOTHING, local=True
+    )
+    logging_steps: int = flag(
+        1, "A line in log.jsonl every N updates; the GPU is not waited for in between.", shapes=NOTHING, above=0
+    )
+    log_mismatch_every: int = flag(
+        0,
+        "Log the mismatch degree (Eq. 9), which takes about 3 updates' time, every N updates; 0: never.",
+        shapes=NOTHING,
+        at_least=0,
+    )
+    log_fd_every: int = flag(
+        0, "Log the Fréchet distance to --fd_reference every N updates; 0: never.", shapes=NOTHING, at_least=0
+    )
+    fd_reference: str | None = flag(
+        None,
+        "Statistics of real images, a file of evaluate_disback.py --save_reference; 'embedded' has the emoji's.",
+        shapes=NOTHING,
+        local=True,
+    )
+    fd_images: int = flag(2000, "Images generated for it, of as many training prompts.", shapes=NOTHING, above=0)
+    report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
+    logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)
+    validation_prompts: list[str] = flag(
+        [], "Prompts of the images in samples/, or one .txt file; by default 8 of the data.", shapes=NOTHING
+    )
+    validation_steps: int = flag(
+        500, "Generate samples every N updates of stage 2; 0: only at the end.", shapes=NOTHING, at_least=0
+    )
+    validation_scheduler: str | None = flag(
+        None,
+        "Scheduler class of diffusers with which the teacher's samples are generated; by default its own.",
+        shapes=NOTHING,
+    )
+    validation_inference_steps: int = flag(25, "Steps of the teacher's samples.", shapes=NOTHING, above=0)
+    push_to_hub: bool = flag(False, "Upload the result.", shapes=NOTHING)
+    push_degradation_path: bool = flag(
+        False, "Upload the degradation path too, which is several times as large as a LoRA student.", shapes=NOTHING
+    )
+    hub_model_id: str | None = flag(None, "Repository, by default the name of output_dir.", shapes=NOTHING)
+    hub_token: str | None = flag(None, "Token; better: `hf auth login`.", shapes=NOTHING)
+    dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.", shapes=NOTHING)

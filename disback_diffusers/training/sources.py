@@ -1,0 +1,185 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Everything that a run reads, opened once and checked before weights are loaded."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..artifact.layout import read_config
+from ..data.prompts import load_prompts
+from ..errors import UsageError, about
+from ..evaluation.extractors import Extractor, load_extractor
+from ..evaluation.reference import Reference, saved_reference
+from ..files import CONFIG_NAME
+from ..models.families import open_teacher
+from ..models.families.base import Family
+from ..models.lcm_lora import LcmLora
+from ..models.student_unet import StudentUNet
+from ..models.teacher_scheduler import check_scheduler
+from .arguments import DistillationArguments
+from .path import DegradationPath
+from .settings import DataArguments, StudentArguments, TeacherArguments
+from .students import FullStudent, LcmLoraStudent, LoraStudent
+from .switching import count_stays
+
+
+LCM_TIMESTEP = 999  # where an LCM starts
+SHOWN = 8  # validation prompts
+
+
+@dataclass
+class Sources:
+    """What was opened.
+
+    Attributes:
+        family (`Family`): the teacher, its configs alone.
+        prompts (`list[str]`): for training. shown (`list[str]`): for the sample images.
+        long_prompts (`int`): how many training prompts are longer than what is read of them.
+        student (`LoraStudent`): what the student starts as.
+        path (`DegradationPath` or `None`): of `--degradation_path`.
+        reference (`Reference` or `None`), extractor (`Extractor` or `None`): of `--fd_reference`; the latter is there
+            once `open_extractor` was called.
+    """
+
+    family: Family
+    prompts: list[str]
+    shown: list[str]
+    long_prompts: int
+    student: LoraStudent
+    path: DegradationPath | None
+    reference: Reference | None = None
+    extractor: Extractor | None = None
+
+
+def open_sources(args: DistillationArguments, families: Iterable[type[Family]] | None = None) -> Sources:
+    """Open and check everything; `args.student.conditioning_timestep` is set if it was left to its default.
+
+    Args:
+        args (`DistillationArguments`).
+        families (`list[type[Family]]`, *optional*): those that the script is for; by default all.
+
+    Raises:
+        UsageError: a file or a setting that cannot work; names the flag.
+        RunError: the Hub cannot be reached.
+    """
+    family = _open_family(args.teacher, families)
+    _check_samples(family, args)
+    student = _open_student(args.student, args.teacher.variant, family)
+    prompts = _load_prompts(args.data, family)
+    shown = validation_prompts(args.run.validation_prompts, prompts)
+    with about(f"--prompt_dataset {args.data.prompt_dataset}"):
+        long_prompts = family.longer_than_read(prompts)
+    with about("--validation_prompts"):
+        family.longer_than_read(shown)  # checks that they can be tokenized
+    path = _open_path(args) if args.path.degradation_path else None
+    reference = None
+    if args.run.log_fd_every:
+        reference = saved_reference(args.run.fd_reference, "--fd_reference")
+    return Sources(family, prompts, shown, long_prompts, student, path, reference)
+
+
+def open_extractor(sources: Sources, device: torch.device) -> None:
+    """Load the network that the `--fd_reference` was made with, where there is one, into `sources`.
+
+    Raises:
+        UsageError: it cannot be loaded here.
+    """
+    if sources.reference:
+        with about("--fd_reference:"):
+            sources.extractor = load_extractor(sources.reference.extractor, device)
+
+
+def _open_family(settings: TeacherArguments, families) -> Family:
+    with about("--pretrained_teacher_model"):
+        family = open_teacher(
+            settings.pretrained_teacher_model, settings.teacher_revision, settings.variant, among=families
+        )
+    if settings.pretrained_vae_model_name_or_path:
+        with about("--pretrained_vae_model_name_or_path"):
+            family.use_vae(settings.pretrained_vae_model_name_or_path)
+    return family
+
+
+def _check_samples(family, args):
+    student = args.student
+    if student.conditioning_timestep is None:
+        student.conditioning_timestep = LCM_TIMESTEP if student.lcm_lora else family.conditioning_timestep
+    with about("--conditioning_timestep"):
+        family.check_timestep(student.conditioning_timestep)
+    with about("--resolution"):
+        family.buckets(args.data.resolution)
+    if args.run.validation_scheduler:
+        with about("--validation_scheduler"):
+            check_scheduler(family.scheduler_config, args.run.validation_scheduler)
+
+
+def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
+    if settings.lcm_lora:
+        with about("--lcm_lora"):
+            _refuse_other_students(settings.lcm_lora)
+            return LcmLoraStudent(settings, LcmLora(settings.lcm_lora, family.network_config))
+    if settings.student == "lora":
+        return LoraStudent(settings)
+    if not settings.student_unet:
+        return FullStudent(settings)
+    with about("--student_unet"):
+        kind = family.schedule.prediction_type
+        return FullStudent(settings, StudentUNet(settings.student_unet, family.network_config, variant, kind))
+
+
+def _refuse_other_students(folder):
+    """A LoRA student's folder looks like an LCM-LoRA's."""
+    if (Path(folder) / CONFIG_NAME).is_file() and not read_config(folder).get("method", {}).get("lcm_lora"):
+        raise UsageError(f"{folder} is a student of DisBack that did not start as an LCM-LoRA: take an LCM-LoRA.")
+
+
+def _load_prompts(settings: DataArguments, family):
+    if not family.uses_prompts:
+        if settings.prompt_dataset:
+            raise UsageError(
+                f"--prompt_dataset: a {family.pipeline_name} is not conditioned on prompts: leave it out."
+            )
+        return [""]
+    if not settings.prompt_dataset:
+        raise UsageError("--prompt_dataset is required.")
+    return load_prompts(settings.prompt_dataset, settings.caption_column)
+
+
+def validation_prompts(given: list[str], prompts: list[str]) -> list[str]:
+    """The prompts of the sample images: those given, or of one .txt file, or 8 spread over the training prompts."""
+    if len(given) == 1 and given[0].lower().endswith(".txt"):
+        return load_prompts(given[0], flag="--validation_prompts")
+    n = min(SHOWN, len(prompts))
+    return given or [prompts[i * len(prompts) // n] for i in range(n)]
+
+
+def _open_path(args: DistillationArguments) -> DegradationPath:
+    folder, student = args.path.degradation_path, args.student
+    with about("--degradation_path"):
+        path = DegradationPath.load(folder)
+    if not path.complete:
+        raise UsageError(f"--degradation_path {folder} was not recorded to its end: resume that run first.")
+    timestep = path.settings.get("conditioning_timestep")
+    if timestep != student.conditioning_timestep:
+        raise UsageError(
+            f"--degradation_path {folder} leads to a student of --conditioning_timestep {timestep}, here it is "
+            f"{student.conditioning_timestep}: set that one, or record a path."
+        )
+    if bool(path.settings.get("lcm_lora")) != bool(student.lcm_lora):
+        raise UsageError(
+            f"--degradation_path {folder} leads to another student: one of the two starts as an --lcm_lora. Record a "
+            "path."
+        )
+    if bool(path.settings.get("student_unet")) != bool(student.student_unet):
+        raise UsageError(other_student_unet(folder))
+    if args.path.node_switching == "fixed" or path.should_walk()[0]:
+        args.steps_per_stay(count_stays(len(path)))  # checks
+    return path
+
+
+def other_student_unet(folder: str | os.PathLike) -> str:
+    """The message for a path whose student started as another UNet."""
+    return f"--degradation_path {folder} leads to another student: --student_unet is not the same. Record a path."

@@ -1,0 +1,149 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What a student can start as: a LoRA on the teacher, a network of its own, or an LCM-LoRA.
+
+Each class makes a `Student` and writes it to the artifact in its own format.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..artifact.save import save_lora, save_network
+from ..models.adapter_files import base_fingerprint
+from ..models.denoiser import ConsistencyDenoiser, Denoiser
+from ..models.families.base import Family
+from ..models.lcm_lora import LcmLora, later_timesteps
+from ..models.roles import Roles
+from ..models.samplers import FewStep, OneStep
+from ..models.student import Student
+from ..models.student_unet import StudentUNet
+from .settings import StudentArguments
+
+
+ROLE = "student"
+
+
+class LoraStudent:
+    """A LoRA on the teacher's network; it starts as the teacher itself.
+
+    Args:
+        settings (`StudentArguments`): `conditioning_timestep` is set.
+    """
+
+    role = ROLE
+    denoiser_class = Denoiser
+
+    def __init__(self, settings: StudentArguments):
+        self.settings = settings
+
+    def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
+        """Add the student's role, where it is one.
+
+        Args:
+            targets (`list[str]`): suffixes of the layers to adapt.
+        """
+        roles.add(self.role, self.settings.lora_rank, self.settings.lora_alpha, targets, seed=seed)
+
+    def load_network(self, family: Family) -> torch.nn.Module | None:
+        """The student's own network, float32, on the CPU; None where it runs on the teacher's."""
+        return None
+
+    def build_network(self, family: Family) -> torch.nn.Module | None:
+        """As `load_network`, with random weights, for planning on the meta device."""
+        return None
+
+    def make(
+        self,
+        family: Family,
+        roles: Roles,
+        network: torch.nn.Module | None,
+        device: torch.device,
+        autocast: torch.dtype | None,
+    ) -> Student:
+        """The student; `network` as `load_network` returned it, on the device."""
+        where = {"device": device, "autocast": autocast}
+        if network is None:
+            denoiser = self.denoiser_class(family, roles.network, family.schedule, roles, self.role, **where)
+        else:
+            denoiser = self.denoiser_class(family, network, family.schedule, **where)
+        return Student(denoiser, self.sampler(family), self.settings.ema_decay)
+
+    def sampler(self, family: Family) -> OneStep:
+        """How the student generates."""
+        return OneStep(self.settings.conditioning_timestep)
+
+    def fingerprint(self, student: Student) -> str | None:
+        """Of a network of its own that is not the teacher's, while it is untrained; for the path's manifest."""
+        return None
+
+    def save(self, folder: str | os.PathLike, student: Student) -> None:
+        """Write the student's weights, as they are now, to the artifact's folder."""
+        denoiser = student.denoiser
+        save_lora(folder, denoiser.state_dict(), denoiser.roles.lora_config(self.role))
+
+
+class FullStudent(LoraStudent):
+    """A network of its own: a copy of the teacher's, or another.
+
+    Args:
+        settings (`StudentArguments`): `conditioning_timestep` is set.
+        start (`StudentUNet`, *optional*): the other network.
+    """
+
+    role = None
+
+    def __init__(self, settings: StudentArguments, start: StudentUNet | None = None):
+        super().__init__(settings)
+        self.start = start
+
+    def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
+        """As in `LoraStudent`."""
+
+    def load_network(self, family: Family) -> torch.nn.Module:
+        """As in `LoraStudent`."""
+        network = self.start.load() if self.start else family.load_network()
+        return network.eval().requires_grad_(True)
+
+    def build_network(self, family: Family) -> torch.nn.Module:
+        """As in `LoraStudent`."""
+        return family.build_network(self.start.config if self.start else None)
+
+    def fingerprint(self, student: Student) -> str | None:
+        """As in `LoraStudent`."""
+        return base_fingerprint(student.denoiser.network) if self.start else None
+
+    def save(self, folder: str | os.PathLike, student: Student) -> None:
+        """As in `LoraStudent`."""
+        save_network(folder, student.denoiser.network)
+
+
+class LcmLoraStudent(LoraStudent):
+    """An LCM-LoRA, with its boundary conditions; what is saved is a file of the same layout.
+
+    Args:
+        settings (`StudentArguments`): `conditioning_timestep` is set.
+        lcm_lora (`LcmLora`): what it starts as.
+    """
+
+    denoiser_class = ConsistencyDenoiser
+
+    def __init__(self, settings: StudentArguments, lcm_lora: LcmLora):
+        super().__init__(settings)
+        self.lcm_lora = lcm_lora
+
+    def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
+        """As in `LoraStudent`; rank, alpha and layers are the file's."""
+        self.lcm_lora.check_layers(roles.network)
+        roles.add(self.role, self.lcm_lora.rank, self.lcm_lora.alpha, self.lcm_lora.layers)
+        roles.load_state_dict(self.role, self.lcm_lora.state, source=self.lcm_lora.source)
+
+    def sampler(self, family: Family) -> OneStep:
+        """As in `LoraStudent`: several steps where later ones are trained."""
+        first, proportion = self.settings.conditioning_timestep, self.settings.proportion_later_steps
+        later = tuple(later_timesteps(family.scheduler_config, first)) if proportion else ()
+        return FewStep(first, later, proportion) if later else OneStep(first)
+
+    def save(self, folder: str | os.PathLike, student: Student) -> None:
+        """As in `LoraStudent`."""
+        self.lcm_lora.save(Path(folder), student.denoiser.state_dict())
