@@ -45,7 +45,7 @@ setup(
     packages=[*find_packages(include=["disback_diffusers", "disback_diffusers.*"]), *TOP_LEVEL],
     package_dir={"disback_diffusers": "disback_diffusers", **TOP_LEVEL},
     package_data={
-        "": ["*.md", "*.json", "*.safetensors", "*.txt", "*.yaml"],
+        "": ["*.md", "*.json", "*.safetensors", "*.txt", "*.yaml", "py.typed"],
         "disback_diffusers": ["embedded/**"],
     },
     install_requires=REQUIREMENTS,

@@ -17,10 +17,11 @@ import diffusers
 import torch
 
 from disback_diffusers.files import user_path
-from disback_diffusers.models.teachers import StableDiffusionXLTeacher
+from disback_diffusers.models.families import StableDiffusionXL
+from disback_diffusers.training.build import DTYPES
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.plan import plan
-from disback_diffusers.training.setup import prepare
+from disback_diffusers.training.plan import Plan
+from disback_diffusers.training.prepare import prepare
 
 
 PRESETS = Path(__file__).parents[1] / "train_scripts" / "presets"
@@ -35,9 +36,10 @@ def rows_of(preset, teacher):
         words = ["--config", str(PRESETS / f"{preset}.yaml"), "--prompt_dataset", str(prompts), "--dry_run"]
         words += ["--output_dir", folder, "--pretrained_vae_model_name_or_path", ""]
         args = parse_args([*words, *(["--pretrained_teacher_model", teacher] if teacher else [])])
-        teacher, prompts, accelerator, _ = prepare(args, StableDiffusionXLTeacher)
-        rows = plan(args, teacher, len(prompts), accelerator)
-    return [f"{topic}: {text.removeprefix(f'{teacher.name}: ')}" for topic, text in rows if topic not in ABOUT_HERE]
+        sources, accelerator, _ = prepare(args, [StableDiffusionXL])
+        rows = Plan(args, sources, DTYPES[accelerator.mixed_precision], accelerator.num_processes).rows()
+    name = f"{sources.family.name}: "
+    return [f"{topic}: {text.removeprefix(name)}" for topic, text in rows if topic not in ABOUT_HERE]
 
 
 def main():

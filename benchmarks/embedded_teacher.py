@@ -4,11 +4,11 @@
 
     python benchmarks/embedded_teacher.py outputs/demo
 
-draws all 1,644 prompts with fixed seeds and prints Fréchet distance (to the real emoji, on the judge's image features;
-lower is better), retrieval (share of images whose own prompt is among the judge's ten nearest of all prompts) and
+generates an image of each of the 1,644 prompts with fixed seeds and prints Fréchet distance (to the real emoji, on the
+judge's image features; lower is better), retrieval (share of images whose own prompt is among the judge's ten nearest of all prompts) and
 seconds an image; writes report.json and report.png into the student's folder. A student of another emoji teacher (see
 train_tiny_sdxl_teacher.py) is measured against its own one. The figures of the embedded teacher itself are kept in
-results/embedded_teacher_kept.json: only its images for the sheet are drawn again.
+results/embedded_teacher_kept.json: only its images for the sheet are generated again.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main():
     teacher.scheduler = DDIMScheduler.from_config(
         teacher.scheduler.config, timestep_spacing="trailing", clip_sample=False
     )
-    timestep = config.get("conditioning_timestep", DEFAULT_TIMESTEP)
+    timestep = config.get("timesteps", [DEFAULT_TIMESTEP])[0]
     if args.student or args.keep:
         pipeline = DisBackPipeline.from_pipe(teacher, conditioning_timestep=timestep)
         label = "untrained student, 1 step"

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""All emoji prompts with fixed noise: drawn by one pipeline after the other, measured by the embedded judge."""
+"""Images of all emoji prompts from fixed noise, by one pipeline after the other, measured by the embedded judge."""
 
 import json
 import platform
@@ -38,7 +38,7 @@ class Emoji:
         print(f"{'':44} {'FD':>10} {'top-10':>10} {'s/image':>10}")
         print(f"{'real emoji':44} {0:10.3f} {self.judge.reference['retrieval'].item():10.1%}")
 
-    def draw(self, pipeline, numbers=None, **kwargs):
+    def generate(self, pipeline, numbers=None, **kwargs):
         """Images (n, 3, h, w) in [0, 1] of the prompts with these numbers, by default all, and seconds an image."""
         pipeline.set_progress_bar_config(disable=True)
         numbers = numbers or range(len(self.prompts))
@@ -50,17 +50,17 @@ class Emoji:
         return torch.cat(images), (time.perf_counter() - start) / len(numbers)
 
     def measure(self, label, pipeline, kept=None, **kwargs):
-        """Draw all prompts, print a row and keep it; `kwargs` go to the pipeline.
+        """Generate all prompts, print a row and keep it; `kwargs` go to the pipeline.
 
-        Where the figures are known, `kept`, only the images of the sheet are drawn. Returns the images drawn.
+        Where the figures are known, `kept`, only the images of the sheet are generated. Returns the images.
         """
         if kept:
-            images, seconds = self.draw(pipeline, self.shown, **kwargs)
+            images, seconds = self.generate(pipeline, self.shown, **kwargs)
             shown = images
             fd, retrieval = kept["FD"], kept["top-10 retrieval"]
             self.kept.append(label)
         else:
-            images, seconds = self.draw(pipeline, **kwargs)
+            images, seconds = self.generate(pipeline, **kwargs)
             margin = (images.shape[-1] - images.shape[-2]) // 2
             features = self.judge.image_features(images[..., margin : images.shape[-1] - margin])
             fd, retrieval = self.judge.frechet_distance(features), self.judge.retrieval(features, self.text)

@@ -9,7 +9,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from disback_diffusers.card import model_card
+from disback_diffusers.artifact.card import model_card
+from disback_diffusers.artifact.layout import read_config
+from disback_diffusers.files import CONFIG_NAME
 
 
 ROOT = Path(__file__).parents[1]
@@ -21,11 +23,11 @@ REPOSITORY = "your-name/noto-emoji-one-step"
 def example():
     """The text of the card."""
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    config = results["student"]
     with tempfile.TemporaryDirectory() as folder:
-        card = model_card(
-            folder, config, REPOSITORY, node_steps=config["method"].get("node_steps", ()), metrics=results["rows"]
-        )
+        Path(folder, CONFIG_NAME).write_text(json.dumps(results["student"]), encoding="utf-8")
+        config = read_config(folder)  # which reads every format: the results are as old as they are
+        node_steps = config["method"].get("node_steps", ())
+        card = model_card(folder, config, REPOSITORY, node_steps=node_steps, metrics=results["rows"])
         return card.read_text(encoding="utf-8")
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Ten Gaussians (App. E.1), and networks for them: all seeds are slices of the same tensors."""
+"""Ten Gaussians (App. E.1) as a family of their own: unconditional points, distilled by the package's own stages."""
 
 import copy
 
@@ -7,135 +7,154 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from disback_diffusers.diffusion.noise import NoiseSchedule
+from disback_diffusers.models.adapter_files import base_fingerprint
+from disback_diffusers.models.denoiser import Denoiser
+from disback_diffusers.models.families.base import Family
+from disback_diffusers.models.samplers import OneStep
+from disback_diffusers.models.sizes import Bucket
+from disback_diffusers.models.student import Student
 
-MODES, SPREAD, EXTENT = 10, 0.25, 4.0  # of the data: number of Gaussians, their standard deviation, where centres lie
+
+MODES, SPREAD, EXTENT = 10, 0.25, 4.0  # of the data: number of Gaussians, their standard deviation, range of centres
 SIGMA_DATA, SMALLEST_NOISE = 2.0, 0.1
+WIDTH = 128  # of all networks; adapters of this rank can change the whole of a layer
+DEPTH = 3  # blocks of the score network
+BLOCK_LAYERS = tuple(f"blocks.{block}.{layer}" for block in range(DEPTH) for layer in (0, 1))
 
 
 class Mixture:
     """The data in d dimensions, and the noise levels of training."""
 
-    def __init__(self, seed=100, dimensions=2, largest_noise=10.0):
+    def __init__(self, seed: int = 100, dimensions: int = 2, largest_noise: float = 10.0):
         generator = torch.Generator().manual_seed(seed)
         self.centres = (torch.rand(MODES, dimensions, generator=generator) * 2 - 1) * EXTENT
         self.dimensions, self.noise = dimensions, (SMALLEST_NOISE, largest_noise)
 
-    def sample(self, shape, generator):
-        """Points (*shape, d)."""
-        which = torch.randint(MODES, shape, generator=generator)
-        return self.centres[which] + SPREAD * torch.randn(*shape, self.dimensions, generator=generator)
-
-    def noise_levels(self, shape, generator):
-        """Log-uniform, (*shape, 1)."""
-        low, high = torch.tensor(self.noise).log()
-        return (low + (high - low) * torch.rand(*shape, 1, generator=generator)).exp()
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Points (n, d)."""
+        which = torch.randint(MODES, (n,), generator=generator)
+        return self.centres[which] + SPREAD * torch.randn(n, self.dimensions, generator=generator)
 
 
-class Linear(nn.Module):
-    """One layer a seed: (seeds, n, inputs) to (seeds, n, outputs)."""
+class ScoreNetwork(nn.Module):
+    """The raw network inside EDM's preconditioning (Karras et al., 2022), a residual MLP."""
 
-    def __init__(self, seeds, inputs, outputs):
-        super().__init__()
-        bound = inputs**-0.5
-        self.weight = nn.Parameter((torch.rand(seeds, inputs, outputs) * 2 - 1) * bound)
-        self.bias = nn.Parameter((torch.rand(seeds, 1, outputs) * 2 - 1) * bound)
-
-    def forward(self, x):
-        return x @ self.weight + self.bias
-
-
-class ScoreNet(nn.Module):
-    """x0 prediction with EDM's preconditioning (Karras et al., 2022), a residual MLP."""
-
-    def __init__(self, dimensions, seeds=1, width=128, depth=3):
+    def __init__(self, dimensions):
         super().__init__()
         self.register_buffer("frequencies", torch.randn(16))
-        self.embed = nn.Sequential(Linear(seeds, 32, width), nn.SiLU(), Linear(seeds, width, width))
-        self.enter, self.leave = Linear(seeds, dimensions, width), Linear(seeds, width, dimensions)
+        self.embed = nn.Sequential(nn.Linear(32, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+        self.enter, self.leave = nn.Linear(dimensions, WIDTH), nn.Linear(WIDTH, dimensions)
         self.blocks = nn.ModuleList(
-            nn.ModuleList([Linear(seeds, width, width), Linear(seeds, width, width)]) for _ in range(depth)
+            nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)]) for _ in range(DEPTH)
         )
 
     def forward(self, x, sigma):
-        """x (seeds, n, d) at noise levels sigma (seeds, n, 1)."""
-        angles = sigma.log() / 4 * self.frequencies
+        """Scaled points (n, d) at noise levels (n,)."""
+        angles = sigma[:, None].log() / 4 * self.frequencies
         level = self.embed(torch.cat([angles.sin(), angles.cos()], -1))
-        total = (sigma**2 + SIGMA_DATA**2).sqrt()
-        h = self.enter(x / total)
+        h = self.enter(x)
         for first, second in self.blocks:
             h = h + second(F.silu(first(F.layer_norm(h, h.shape[-1:]) + level)))
-        return SIGMA_DATA**2 / total**2 * x + sigma * SIGMA_DATA / total * self.leave(h)
+        return self.leave(h)
 
 
-class Student(nn.Module):
-    """Noise (seeds, n, d) to points; untrained a cloud of width `spread`, `offset` away from the data's middle."""
+class Cloud(nn.Module):
+    """A student of random weights, which starts as a cloud of width `spread`, `offset` away from the data's middle."""
 
-    def __init__(self, dimensions, seeds, offset, width=128, spread=0.3):
+    def __init__(self, mixture: Mixture, offset: float, spread: float = 0.3):
         super().__init__()
-        self.seeds = seeds
-        sizes = (dimensions, width, width, width, dimensions)
-        self.layers = nn.ModuleList(Linear(seeds, a, b) for a, b in zip(sizes, sizes[1:]))
-        self.spread = spread
+        sizes = (mixture.dimensions, WIDTH, WIDTH, WIDTH, mixture.dimensions)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.spread, self.noise = spread, mixture.noise[1]
         with torch.no_grad():
-            self.layers[-1].bias.zero_()[..., 0] = offset
+            self.layers[-1].bias.zero_()[0] = offset
 
-    def forward(self, z):
-        h = z
+    def forward(self, x_t, sigma):
+        """x0 (n, d) of pure noise of the largest level (n, d)."""
+        h = z = x_t / self.noise
         for layer in self.layers[:-1]:
             h = F.silu(layer(h))
         return self.spread * z + self.layers[-1](h)
 
 
-class OneStepTeacher(nn.Module):
-    """A student that starts as the teacher, asked once at the largest noise; (seeds, n, d) to the same."""
+class Gaussians(Family):
+    """Samples are points (n, d).
 
-    def __init__(self, teacher, mixture, seeds):
-        super().__init__()
-        self.seeds, self.noise, self.net = seeds, mixture.noise[1], for_seeds(teacher, seeds)
+    Args:
+        mixture (`Mixture`): the data.
+        network (`ScoreNetwork`): the teacher's.
+    """
 
-    def forward(self, z):
-        return self.net(self.noise * z, torch.full((*z.shape[:-1], 1), self.noise))
+    pipeline_name = "ten Gaussians"
+    lora_targets = {"all": ("embed.0", "embed.2", "enter", "leave", *BLOCK_LAYERS)}
+
+    def __init__(self, mixture: Mixture, network: ScoreNetwork):
+        self.name, self.commit, self.warnings, self.scheduler_config = self.pipeline_name, None, [], {}
+        self.mixture, self.network = mixture, network
+        self.schedule = NoiseSchedule.edm(*mixture.noise, SIGMA_DATA, "edm")
+
+    def load_network(self, dtype=torch.float32):
+        return copy.deepcopy(self.network)
+
+    def call(self, network, x_t, t, conditions):
+        return network(x_t, t)
+
+    def buckets(self, resolution):
+        return [Bucket((self.mixture.dimensions,))]
+
+    @torch.no_grad()
+    def sample(self, teacher, z, conditions, empty, steps, guidance_scale=1.0, scheduler=None):
+        """Euler steps down the noise levels."""
+        levels = torch.logspace(*(torch.tensor(self.mixture.noise[::-1]).log10().tolist()), steps)
+        x = levels[0] * z
+        for level, below in zip(levels, [*levels[1:], 0.0]):
+            x0 = teacher.x0(x, torch.full((len(x),), level.item()), conditions)
+            x = x0 + below / level * (x - x0)
+        return x
 
 
-def denoising(net, x0, mixture, generator):
-    """EDM's denoising loss on points x0 (seeds, n, d); and the noised points, their levels and the estimates of x0."""
-    sigma = mixture.noise_levels(x0.shape[:2], generator)
-    x_t = x0 + sigma * torch.randn(x0.shape, generator=generator)
-    estimate = net(x_t, sigma)
-    weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-    return (weight * (estimate - x0).square()).mean(), x_t, sigma, estimate
+class CloudStudent:
+    """What a student starts as: a `Cloud`, or the teacher at the largest noise. In the place of `FullStudent`."""
+
+    def __init__(self, ema_decay: float, offset: float, spread: float, as_teacher: bool = False):
+        self.ema_decay, self.offset, self.spread, self.as_teacher = ema_decay, offset, spread, as_teacher
+
+    def make(self, family: Gaussians) -> Student:
+        mixture = family.mixture
+        if self.as_teacher:
+            denoiser = Denoiser(family, family.load_network().requires_grad_(True), family.schedule)
+        else:
+            schedule = NoiseSchedule.edm(*mixture.noise, SIGMA_DATA, "sample")
+            denoiser = Denoiser(family, Cloud(mixture, self.offset, self.spread), schedule)
+        return Student(denoiser, OneStep(mixture.noise[1]), self.ema_decay)
+
+    def fingerprint(self, student: Student) -> str | None:
+        return None if self.as_teacher else base_fingerprint(student.denoiser.network)
 
 
-def step(optimizer, loss):
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def train_teacher(mixture, steps=6000):
-    """A `ScoreNet` of one seed, trained on the data."""
+def train_teacher(mixture: Mixture, steps: int = 6000) -> ScoreNetwork:
+    """A network trained on the data by EDM's denoising loss, all noise levels as likely in their logarithm."""
     torch.manual_seed(1)
-    net, generator = ScoreNet(mixture.dimensions), torch.Generator().manual_seed(1)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    network, generator = ScoreNetwork(mixture.dimensions), torch.Generator().manual_seed(1)
+    schedule = NoiseSchedule.edm(*mixture.noise, SIGMA_DATA, "edm")
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    low, high = torch.tensor(mixture.noise).log()
     for _ in range(steps):
-        step(optimizer, denoising(net, mixture.sample((1, 1024), generator), mixture, generator)[0])
-        schedule.step()
-    return net.requires_grad_(False)
+        x0 = mixture.sample(1024, generator)
+        sigma = (low + (high - low) * torch.rand(1024, generator=generator)).exp()
+        noise = torch.randn(x0.shape, generator=generator)
+        output = network(schedule.scale_input(schedule.add_noise(x0, noise, sigma), sigma), sigma)
+        loss = (output - schedule.prediction_target(x0, noise, sigma)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+    return network.requires_grad_(False)
 
 
-def for_seeds(net, seeds):
-    """A copy of a one-seed network for each seed, that can be trained."""
-    copied = copy.deepcopy(net)
-    for module in copied.modules():
-        if isinstance(module, Linear):
-            for name in ("weight", "bias"):
-                value = getattr(module, name).detach()
-                setattr(module, name, nn.Parameter(value.expand(seeds, -1, -1).clone()))
-    return copied
-
-
-def sliced_wasserstein(a, b, directions=64):
-    """Mean distance of the sorted projections of two sets (seeds, n, d), on fixed random directions; (seeds,)."""
+def sliced_wasserstein(a: torch.Tensor, b: torch.Tensor, directions: int = 64) -> float:
+    """Mean distance of the sorted projections of two sets (n, d), on fixed random directions."""
     directions = F.normalize(torch.randn(a.shape[-1], directions, generator=torch.Generator().manual_seed(9)), dim=0)
-    return ((a @ directions).sort(-2).values - (b @ directions).sort(-2).values).abs().mean((-1, -2))
+    return ((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean().item()

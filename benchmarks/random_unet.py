@@ -4,8 +4,8 @@
 
     python benchmarks/random_unet.py small-random-unet --channels 48 96
 
-With --regression_steps it first learns to answer noise with what the teacher draws of the prompt from other noise: the
-mean image of each prompt, so that its samples are blurred and vary little.
+With --regression_steps it first learns to make from noise what the teacher makes of the prompt from other noise: the mean
+image of each prompt, so that its samples are blurred and vary little.
 """
 
 import argparse
@@ -15,10 +15,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from tqdm.auto import tqdm
 
+from disback_diffusers.data.bank import PromptBank
 from disback_diffusers.data.prompts import load_prompts
-from disback_diffusers.models.conditioning import PromptBank
+from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.embedded import EMBEDDED, resolve
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import StableDiffusion, open_teacher
 
 
 TIMESTEP = 399  # the default of --conditioning_timestep
@@ -26,27 +27,27 @@ BATCH = 32
 
 
 @torch.no_grad()
-def teacher_samples(teacher, bank, shape, generator):
-    """Latents (n, *shape), one a prompt, in 10 DDIM steps of guidance 2."""
-    unet, samples = teacher.load_unet(), []
+def teacher_samples(family, bank, shape, generator):
+    """Latents (n, *shape), one a prompt, in 10 steps of guidance 2 with the teacher's own scheduler."""
+    teacher, samples = Denoiser(family, family.load_network(), family.schedule), []
     for rows in torch.arange(len(bank)).split(256):
-        noise = torch.randn(len(rows), *shape, generator=generator)
-        conditioning, empty = bank.batch(rows.tolist()), bank.empty.expand(len(rows))
-        samples.append(teacher.sample(unet, noise, conditioning, empty, 10, 2.0))
+        z = torch.randn(len(rows), *shape, generator=generator)
+        conditions, empty = bank.batch(rows.tolist()), bank.empty.expand(len(rows))
+        samples.append(family.sample(teacher, z, conditions, empty, 10, 2.0))
     return torch.cat(samples)
 
 
 def learn_means(unet, name, steps, seed):
     """Train `unet` by the mean squared error of its one step, on the embedded prompts."""
-    teacher, generator = StableDiffusionTeacher(name), torch.Generator().manual_seed(seed)
-    bank = PromptBank(load_prompts(EMBEDDED), teacher.load_encoder("cpu"), cache="memory")
-    samples = teacher_samples(teacher, bank, teacher.buckets(None)[0].latent_shape, generator)
+    family, generator = open_teacher(name, among=[StableDiffusion]), torch.Generator().manual_seed(seed)
+    bank = PromptBank(load_prompts(EMBEDDED), family.load_encoder("cpu"), cache="memory")
+    samples = teacher_samples(family, bank, family.buckets([])[0].shape, generator)
+    student = Denoiser(family, unet, family.schedule)
     optimizer = torch.optim.Adam(unet.parameters(), 3e-4)
     for _ in tqdm(range(steps)):
         rows = torch.randint(len(bank), (BATCH,), generator=generator)
-        noise, t = torch.randn(samples[rows].shape, generator=generator), torch.full((BATCH,), TIMESTEP)
-        output = unet(noise, t, **bank.batch(rows.tolist()).kwargs()).sample
-        loss = (teacher.schedule.to_x0(output, noise, t) - samples[rows]).square().mean()
+        z, t = torch.randn(samples[rows].shape, generator=generator), torch.full((BATCH,), TIMESTEP)
+        loss = (student.x0(z, t, bank.batch(rows.tolist())) - samples[rows]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

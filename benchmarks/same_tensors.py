@@ -7,7 +7,7 @@
 
 Each run distills a tiny teacher of random weights on one thread of the CPU. Kept are the runs' folders and, as JSON, a
 hash of the tensors in each file that a run leaves: the student, the nodes of its path, and its last checkpoint. With
---against the hashes are compared. Where they differ so are the tensors, if the folder of the earlier call still exists.
+--against the hashes are compared. Where they differ so are the tensors, if the earlier call's folder still exists.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Does a student of the tiny SDXL teacher still heed the sizes it is told? Against its teacher, the same noise.
+"""Does a student of the tiny SDXL teacher still heed its size conditions? Against its teacher, from the same noise.
 
     python benchmarks/size_conditioning.py outputs/tiny-sdxl-student
 
 The teacher was shown emoji cropped from a wide image, which moves them, and emoji enlarged from 16x16, which blurs
 them (see train_tiny_sdxl_teacher.py). Prints, and writes to size_conditioning.json in the student's folder: the
-horizontal centre of what is not white, in pixels from the middle, when told a crop from the left or the right end (in
-the training images 8 further right or left), and the mean absolute Laplacian when told an original of 32x32 or 16x16
-pixels.
+horizontal centre of what is not white, in pixels from the middle, conditioned on a crop from the left or the right end
+(in the training images 8 further right or left), and the mean absolute Laplacian conditioned on an original of 32x32 or
+16x16 pixels.
 """
 
 import argparse
@@ -60,9 +60,10 @@ def main():
     }
     emoji, effects = Emoji(args.seed), []
     for model, (pipeline, settings) in models.items():
-        for told, sizes in SIZES.items():
-            images = emoji.measure(f"{model}: {told}", pipeline, target_size=(32, 32), **sizes, **settings)
-            effects.append({"model": model, "told": told, "centre": centre(images), "sharpness": sharpness(images)})
+        for name, sizes in SIZES.items():
+            images = emoji.measure(f"{model}: {name}", pipeline, target_size=(32, 32), **sizes, **settings)
+            found = {"centre": centre(images), "sharpness": sharpness(images)}
+            effects.append({"model": model, "conditioned on": name, **found})
             print(f"{'':44} centre {effects[-1]['centre']:+.2f}, sharpness {effects[-1]['sharpness']:.4f}")
     emoji.report(args.student / "size_conditioning.json", effects=effects, student=config)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the same names as in _MODULE_OF, for editors and type check
     from .errors import UsageError as UsageError
     from .models.roles import Roles as Roles
     from .pipelines import DisBackPipeline as DisBackPipeline
+    from .training.arguments import DistillationArguments as DistillationArguments
+    from .training.distill import distill as distill
     from .training.path import DegradationPath as DegradationPath
 
 __version__ = "0.1.0"
@@ -25,11 +27,13 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "DegradationPath": ".training.path",
     "DisBackPipeline": ".pipelines",
+    "DistillationArguments": ".training.arguments",
     "NoiseSchedule": ".diffusion.noise",
     "Roles": ".models.roles",
     "RunError": ".errors",
     "UsageError": ".errors",
     "denoising_loss": ".diffusion.losses",
+    "distill": ".training.distill",
     "distribution_matching_gradient": ".diffusion.losses",
     "mismatch_degree": ".diffusion.target_field",
     "stable_target_score": ".diffusion.target_field",

@@ -13,7 +13,7 @@ def exit_code(action: Callable[[], object]) -> int:
     try:
         action()
     except (UsageError, RunError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {with_flags(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
@@ -23,12 +23,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def with_flags(message: str) -> str:
+    """A message for the command line: settings that it names as in Python, `variant="fp16"`, become `--variant fp16`.
+
+    `models` and `diffusion` know no flags.
+    """
+    return re.sub(r'\b(\w+)="([^"]*)"', r"--\1 \2", message)
+
+
 @contextmanager
 def about(flag: str) -> Iterator[None]:
-    """Put a command-line flag in front of the messages of our errors raised within.
-
-    `models` and `diffusion` know no flags: their messages name a setting as in Python, `variant="fp16"`. Here that
-    becomes `--variant fp16`.
+    """Put a command-line flag in front of the messages of our errors raised within, and flags into them.
 
     Args:
         flag (`str`): such as "--resolution", and where it helps its value.
@@ -36,8 +41,7 @@ def about(flag: str) -> Iterator[None]:
     try:
         yield
     except (UsageError, RunError) as error:
-        message = re.sub(r'\b(\w+)="([^"]*)"', r"--\1 \2", str(error))
-        raise type(error)(f"{flag} {message}") from None
+        raise type(error)(f"{flag} {with_flags(str(error))}") from None
 
 
 class UsageError(ValueError):

@@ -16,14 +16,14 @@ import torch
 from tqdm.auto import tqdm
 from train_tiny_teacher import HERE, encode, load_pairs
 
-from disback_diffusers.diffusion.losses import guide
+from disback_diffusers.diffusion.guidance import classifier_free_guidance
 from disback_diffusers.files import user_path
 from disback_diffusers.hub import save_student_lora
-from disback_diffusers.models.conditioning import PromptBank
+from disback_diffusers.data.bank import PromptBank
 from disback_diffusers.models.embedded import EMBEDDED
-from disback_diffusers.models.lcm_lora import boundary_scalings
+from disback_diffusers.diffusion.consistency import boundary_scalings
 from disback_diffusers.models.roles import ALL_TARGETS, Roles, present_targets
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import open_teacher
 
 
 SOLVER_STEPS = 50
@@ -48,13 +48,13 @@ class ConsistencyDistillation:
 
     def __init__(self, args):
         self.args = args
-        self.teacher = StableDiffusionTeacher(EMBEDDED)
+        self.teacher = open_teacher(EMBEDDED)
         self.schedule = self.teacher.schedule
         images, names = load_pairs(args.train_data)
         self.latents = encode(self.teacher.load_vae(), images)
         self.bank = PromptBank(names, self.teacher.load_encoder("cpu"), cache="memory")
         self.roles = Roles(self.teacher.load_unet())
-        targets = present_targets(self.roles.unet, ALL_TARGETS)
+        targets = present_targets(self.roles.network, ALL_TARGETS)
         self.roles.add("lcm", args.lora_rank, args.lora_rank, targets, seed=args.seed)
         self.random = torch.Generator().manual_seed(args.seed)
 
@@ -75,7 +75,7 @@ class ConsistencyDistillation:
     def answer(self, x_t, t, conditioning):
         """c_skip x_t + c_out x0, x0 as the adapter has it."""
         with self.roles("lcm"):
-            x0 = self.schedule.to_x0(self.roles.unet(x_t, t, **conditioning.kwargs()).sample, x_t, t)
+            x0 = self.schedule.to_x0(self.roles.network(x_t, t, **conditioning.kwargs()).sample, x_t, t)
         c_skip, c_out = (c.view(-1, 1, 1, 1) for c in boundary_scalings(t))
         return c_skip * x_t + c_out * x0
 
@@ -83,8 +83,8 @@ class ConsistencyDistillation:
         """One step of DDIM along the guided teacher."""
         both = self.bank.empty.expand(len(x_t)).cat(conditioning)
         with self.roles():
-            output = self.roles.unet(torch.cat([x_t, x_t]), torch.cat([start, start]), **both.kwargs()).sample
-        output = guide(*output.chunk(2), self.args.guidance_scale)
+            output = self.roles.network(torch.cat([x_t, x_t]), torch.cat([start, start]), **both.kwargs()).sample
+        output = classifier_free_guidance(*output.chunk(2), self.args.guidance_scale)
         x0, epsilon = self.schedule.to_x0(output, x_t, start), self.schedule.to_epsilon(output, x_t, start)
         return self.schedule.add_noise(x0, epsilon, end)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the pipelines of all families share: loading three kinds of artifact, drawing, saving and publishing."""
+"""What the pipelines of all families share: loading three kinds of artifact, generating, saving and publishing."""
 
 import os
 import tempfile
@@ -10,8 +10,6 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
-from disback_diffusers.artifact.card import model_card
-from disback_diffusers.artifact.layout import write_config
 from disback_diffusers.artifact.load import (
     HUB_KWARGS,
     INDEX_NAME,
@@ -29,10 +27,10 @@ from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
 from disback_diffusers.models.pipeline_files import refuse_single_file, weights_hint
 from disback_diffusers.models.text_parts import has_vocabulary
 
-from .adapters import ADAPTER, StudentLoraMixin, adapters, fused_copy
+from .adapters import ADAPTER, StudentLoraMixin, adapters
 from .call_arguments import chosen_timesteps, without_effect
 from .call_checks import checked, finite_images
-from .saving import saved_config, without_guidance
+from .saving import save_stock
 from .schedulers import (
     DEFAULT_TIMESTEP,
     checked_timestep,
@@ -78,7 +76,7 @@ class OneStepPipeline(StudentLoraMixin):
         self._student_config = {}
 
     @property
-    def conditioning_timestep(self):
+    def conditioning_timestep(self) -> int:
         """The timestep at which the student was trained to turn pure noise into an image (`int`)."""
         return self.config.conditioning_timestep
 
@@ -93,13 +91,13 @@ class OneStepPipeline(StudentLoraMixin):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path,
-        base_model=None,
+        pretrained_model_name_or_path: str | os.PathLike,
+        base_model: str | os.PathLike | None = None,
         *,
-        base_revision=None,
-        conditioning_timestep=None,
+        base_revision: str | None = None,
+        conditioning_timestep: int | None = None,
         **kwargs,
-    ):
+    ) -> "OneStepPipeline":
         """Load a student from a folder or from the Hub, whichever of three kinds it is.
 
         A whole pipeline (model_index.json) is loaded as it is. A LoRA (pytorch_lora_weights.safetensors) or a UNet
@@ -195,7 +193,7 @@ class OneStepPipeline(StudentLoraMixin):
         return FAMILIES[name]
 
     @classmethod
-    def from_pipe(cls, pipeline, **kwargs):
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "OneStepPipeline":
         """A pipeline of the same components, of the family that `pipeline` has: SDXL becomes a `DisBackXLPipeline`.
 
         The precision stays as it is, unless `dtype` is given (diffusers would convert to float32).
@@ -232,9 +230,9 @@ class OneStepPipeline(StudentLoraMixin):
         return new if dtype is None else new.to(dtype=dtype)
 
     # -----------------------------------------------------------------------------------------------------------------
-    # Drawing
+    # Generating
 
-    def _draw(self, stock_call, given):
+    def _generate(self, stock_call, given):
         """Call the stock pipeline with the arguments of ours (`dict`).
 
         Raises:
@@ -250,7 +248,7 @@ class OneStepPipeline(StudentLoraMixin):
     # -----------------------------------------------------------------------------------------------------------------
     # Saving
 
-    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Save a whole pipeline that plain diffusers loads as well, under the stock class's name; arguments as there.
 
         LoRAs that are active are fused into the saved weights: model_index.json has no place for one, and who loads
@@ -265,12 +263,20 @@ class OneStepPipeline(StudentLoraMixin):
         if push_to_hub:
             hub["repo_id"] = create_hub_repo(hub.get("repo_id") or save_directory.name, hub.get("token"),
                                              hub.pop("private", None))  # fmt: skip
-        self._save(save_directory, hub.get("repo_id"), **kwargs)
+        save_stock(self, save_directory, hub.get("repo_id"), **kwargs)
         if push_to_hub:
             upload_pipeline(save_directory, **hub)
 
-    def push_to_hub(self, repo_id, commit_message=None, private=None, token=None, create_pr=False, subfolder=None,
-                    **kwargs):  # fmt: skip
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        subfolder: str | None = None,
+        **kwargs,
+    ) -> str:
         """Save as `save_pretrained` does, and upload; arguments as in diffusers.
 
         A model card that somebody has edited on the Hub stays as it is.
@@ -284,29 +290,5 @@ class OneStepPipeline(StudentLoraMixin):
         """
         repo_id = create_hub_repo(repo_id, token, private)
         with tempfile.TemporaryDirectory() as folder:
-            self._save(Path(folder), repo_id, **kwargs)
+            save_stock(self, Path(folder), repo_id, **kwargs)
             return upload_pipeline(folder, repo_id, token, commit_message, create_pr, subfolder)
-
-    def _save(self, folder, repo_id, variant=None, **kwargs):
-        if self.unet is None:
-            raise UsageError("the pipeline was loaded with unet=None: there is no student to save.")
-        if not kwargs.get("safe_serialization", True):
-            raise UsageError("safe_serialization=False: pickled weights are not written; leave it out.")
-        self._warn_if_student_is_off()
-        components = {name: fused_copy(component) for name, component in self.components.items()}
-        steps, last = list(self._timesteps_by_steps), self.scheduler.config.num_train_timesteps - 1
-        if self.conditioning_timestep != last:  # where an LCMScheduler starts by itself
-            if len(steps) > 1:
-                logger.warning(
-                    f"The saved pipeline has one step only: plain diffusers would start several steps at {last}, not "
-                    f"at conditioning_timestep={self.conditioning_timestep}."
-                )
-            steps, components["scheduler"] = [1], one_step_scheduler(self.scheduler, self.conditioning_timestep)
-        timesteps = {t for count in steps for t in self._timesteps_by_steps[count]}
-        config = saved_config(self, variant, sorted(timesteps, reverse=True))
-        stock = self.stock_class(**components, **{name: self.config[name] for name in self.stock_options})
-        with without_guidance(stock.unet):
-            stock.save_pretrained(str(folder), variant=variant, **kwargs)
-        if not self._student_is_off:  # else it is not a student
-            write_config(folder, config)
-            model_card(folder, config, repo_id, steps=steps, whole=True)

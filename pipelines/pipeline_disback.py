@@ -107,4 +107,4 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
                 value that cannot work; names the argument.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        return self._draw(super().__call__, given)
+        return self._generate(super().__call__, given)

@@ -121,4 +121,4 @@ class DisBackXLPipeline(OneStepPipeline, StableDiffusionXLPipeline):
             UsageError: as in `DisBackPipeline`.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        return self._draw(super().__call__, given)
+        return self._generate(super().__call__, given)

@@ -1,25 +1,27 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What makes a saved student work in plain diffusers."""
+"""Saving a student so that it works in plain diffusers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging
 
-from disback_diffusers.artifact.layout import public_config
+from disback_diffusers.artifact.card import model_card
+from disback_diffusers.artifact.layout import public_config, write_config
+from disback_diffusers.errors import UsageError
+
+from .adapters import fused_copy
+from .schedulers import one_step_scheduler
+
+
+logger = logging.get_logger(__name__)
 
 
 OF_THE_BASE = ("lora_rank", "lora_alpha", "variant")  # of no use to a whole pipeline
 GUIDANCE_EMBEDDING = 256  # its size in the published LCMs
-
-
-def saved_config(pipe: DiffusionPipeline, variant: str | None, timesteps: list[int]) -> dict:
-    """disback_config.json of a student's pipeline that is saved as a whole."""
-    config = {key: value for key, value in pipe._student_config.items() if key not in OF_THE_BASE}
-    config |= {"pipeline": pipe.stock_class.__name__, "student": "full"}
-    config |= {"timesteps": timesteps, **({"variant": variant} if variant else {})}
-    return public_config(config)
 
 
 @contextmanager
@@ -45,3 +47,49 @@ def without_guidance(unet: UNet2DConditionModel | None) -> Iterator[None]:
     finally:
         embedding.cond_proj = before
         unet.register_to_config(time_cond_proj_dim=None)
+
+
+def save_stock(
+    pipe: DiffusionPipeline, folder: Path, repo_id: str | None = None, variant: str | None = None, **kwargs
+) -> None:
+    """Save a pipeline of ours as one of the stock class, with disback_config.json and model card.
+
+    Args:
+        pipe (`OneStepPipeline`).
+        folder (`Path`): an existing or a new one.
+        repo_id (`str`, *optional*): where it is going to be on the Hub.
+        variant (`str`, *optional*), kwargs: as in `save_pretrained` of diffusers.
+
+    Raises:
+        UsageError: there is no student, or pickled weights are asked for.
+    """
+    if pipe.unet is None:
+        raise UsageError("the pipeline was loaded with unet=None: there is no student to save.")
+    if not kwargs.get("safe_serialization", True):
+        raise UsageError("safe_serialization=False: pickled weights are not written; leave it out.")
+    pipe._warn_if_student_is_off()
+    components = {name: fused_copy(component) for name, component in pipe.components.items()}
+    steps, last = list(pipe._timesteps_by_steps), pipe.scheduler.config.num_train_timesteps - 1
+    if pipe.conditioning_timestep != last:  # where an LCMScheduler starts by itself
+        if len(steps) > 1:
+            logger.warning(
+                f"The saved pipeline has one step only: plain diffusers would start several steps at {last}, not at "
+                f"conditioning_timestep={pipe.conditioning_timestep}."
+            )
+        steps, components["scheduler"] = [1], one_step_scheduler(pipe.scheduler, pipe.conditioning_timestep)
+    stock = pipe.stock_class(**components, **{name: pipe.config[name] for name in pipe.stock_options})
+    with without_guidance(stock.unet):
+        stock.save_pretrained(str(folder), variant=variant, **kwargs)
+    if not pipe._student_is_off:  # else it is not a student
+        config = _config(pipe, variant, steps)
+        write_config(folder, config)
+        model_card(folder, config, repo_id, steps=steps, whole=True)
+
+
+def _config(pipe, variant, steps):
+    """disback_config.json of a student's pipeline that is saved as a whole."""
+    config = {key: value for key, value in pipe._student_config.items() if key not in OF_THE_BASE}
+    timesteps = {t for count in steps for t in pipe._timesteps_by_steps[count]}
+    config |= {"pipeline": pipe.stock_class.__name__, "student": "full"}
+    config |= {"timesteps": sorted(timesteps, reverse=True), **({"variant": variant} if variant else {})}
+    return public_config(config)

@@ -12,7 +12,7 @@ from disback_diffusers import DisBackPipeline
 from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.files import LOG
 from disback_diffusers.models.embedded import PROMPTS
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import open_teacher
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.distill import distill
 

@@ -17,9 +17,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from disback_diffusers.models.conditioning import Conditioning
+from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.embedded import EMBEDDED, resolve
-from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
+from disback_diffusers.models.families import open_teacher
 
 
 TOKENS = 77  # of a prompt

@@ -4,10 +4,10 @@
 import torch
 
 from disback_diffusers.diffusion.losses import denoising_loss, distribution_matching_gradient, guide, surrogate_loss
-from disback_diffusers.models.conditioning import PromptBank
+from disback_diffusers.data.bank import PromptBank
 from disback_diffusers.training.batches import BatchSource
 from disback_diffusers.training.learner import Learner
-from disback_diffusers.training.setup import DTYPES
+from disback_diffusers.training.build import DTYPES
 
 from .lab import OUT_OF_MEMORY, release, unless_out_of_memory
 from .training import checked, describe, measure_training, measure_updates, settings_of
@@ -87,7 +87,7 @@ class TextbookStep:
         fake = self.forward(self.fake, x_t, batch.t, batch.score_conditioning)
         both = batch.empty.cat(batch.score_conditioning)
         target = self.forward(self.teacher, torch.cat([x_t, x_t]), torch.cat([batch.t, batch.t]), both)
-        target = guide(*target.chunk(2), self.args.guidance_scale)
+        target = classifier_free_guidance(*target.chunk(2), self.args.guidance_scale)
         x0_fake, x0_target = (self.schedule.to_x0(output, x_t, batch.t) for output in (fake, target))
         alpha, sigma = self.schedule.alpha_sigma(batch.t, samples)
         weighting = self.args.gradient_weighting

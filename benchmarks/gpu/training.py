@@ -13,7 +13,7 @@ import torch
 from disback_diffusers.training.backtracking import DistributionBacktracking
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.plan import plan
-from disback_diffusers.training.setup import build, prepare
+from disback_diffusers.training.build import build, prepare
 
 from .lab import OUT_OF_MEMORY, LeftOut, card_gib, mark, memory, release, seconds_between, seconds_of
 from .models import TEACHERS, write_configs

@@ -136,7 +136,7 @@ def _front_matter(base, pipeline, is_lora, widget):
         library_name="diffusers",
         pipeline_tag="text-to-image",
         license=LICENSES.get(base),
-        tags=["text-to-image", "diffusers", *TAGS[pipeline], *kind, *OUR_TAGS],
+        tags=["text-to-image", "diffusers", *TAGS.get(pipeline, []), *kind, *OUR_TAGS],
         widget=widget or None,
     )
 

@@ -63,11 +63,11 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 def _as_format_2(config):
     """Format 1 has the first timestep only. The later ones of an LCM-LoRA student were those of `LATER`."""
-    config = {**config, "format": FORMAT, "timesteps": [config.get("conditioning_timestep")]}
+    first, method = config.get("conditioning_timestep"), config.get("method")
+    config = {**config, "format": FORMAT, "timesteps": [first]}
     config.pop("conditioning_timestep", None)
-    method = config.get("method")
-    if isinstance(method, dict) and method.get("proportion_later_steps"):
-        config["timesteps"] += [t for t in LATER if t < (config["timesteps"][0] or 0)]
+    if isinstance(method, dict) and method.get("proportion_later_steps") and type(first) is int:
+        config["timesteps"] += [t for t in LATER if t < first]
     return config
 
 

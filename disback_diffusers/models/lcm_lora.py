@@ -137,7 +137,7 @@ class LcmLora:
             raise self._error(f"is no readable safetensors file ({error}).") from None
 
     def _convert(self, unet_config):
-        """Weights under PEFT's keys, and alphas; the tensors are still the file's, so that each can be found there again."""
+        """Weights under PEFT's keys, which are the file's own tensors still, and alphas."""
         try:
             refuse_dora(self._raw)
         except UsageError as error:

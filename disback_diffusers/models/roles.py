@@ -273,8 +273,8 @@ class Roles:
             hits = [module for key, module in self._base_modules.items() if f".{key}".endswith(f".{suffix}")]
             if not hits or not all(isinstance(module, torch.nn.Linear | torch.nn.Conv2d) for module in hits):
                 raise UsageError(
-                    f"'{suffix}' is not the end of the name of a linear or convolution layer of this network. Take for "
-                    f"example {', '.join(self._examples())}."
+                    f"'{suffix}' is not the end of the name of a linear or convolution layer of this network. "
+                    f"Take for example {', '.join(self._examples())}."
                 )
 
     def _examples(self) -> list[str]:

@@ -9,8 +9,8 @@ from ..diffusion.noise import NoiseSchedule
 from ..errors import UsageError
 
 
-# Below this alpha an epsilon prediction is not sampled with: its error grows by 1 / alpha, to infinity at zero terminal
-# SNR. Stable Diffusion ends at 0.068, DDPM's linear betas at 0.006.
+# Below this alpha an epsilon prediction is not sampled with: its error grows by 1 / alpha, to infinity at zero
+# terminal SNR. Stable Diffusion ends at 0.068, DDPM's linear betas at 0.006.
 SMALLEST_ALPHA = 0.005
 
 

@@ -148,11 +148,11 @@ class DistillationArguments:
         steps, given = self.optimization.max_train_steps, self.path.steps_per_node
         stay = max(SHORTEST_STAY, int(SHARE_OF_STAYS * steps / max(stays, 1))) if given == AUTO else given
         if stays and stays * stay >= steps:
-            least = ", at least 5 each" if given == AUTO else ""
+            least = f" (auto: at least {SHORTEST_STAY})" if given == AUTO else ""
             raise UsageError(
                 f"--max_train_steps {steps} leaves no step for the true teacher: {stays} nodes take --steps_per_node "
-                f"{stay} each{least}, {stays * stay} together. Take fewer of either (--degradation_nodes), more "
-                "steps, or --no_backtracking."
+                f"{stay}{least} each, {stays * stay} together. Take more steps or fewer --degradation_nodes, or "
+                "--no_backtracking."
             )
         return stay
 

@@ -137,7 +137,7 @@ class Distillation:
     # Stage 1
 
     def stage_1(self, checkpoint: Checkpoint | None) -> DegradationPath | None:
-        """The degradation path, recorded, resumed or reused; None where none is needed. Sets the fake score's start."""
+        """The degradation path, recorded, resumed or reused, or None. Puts the fake score at its start."""
         settings, init, roles = self.args.path, self.args.objective.fake_score_init, self.networks.roles
         if self.sources.path:
             path = self.sources.path

@@ -69,7 +69,7 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
     _check_samples(family, args)
     student = _open_student(args.student, args.teacher.variant, family)
     prompts = _load_prompts(args.data, family)
-    shown = validation_prompts(args.run.validation_prompts, prompts)
+    shown = validation_prompts(args.run.validation_prompts, prompts) if family.uses_prompts else prompts * SHOWN
     with about(f"--prompt_dataset {args.data.prompt_dataset}"):
         long_prompts = family.longer_than_read(prompts)
     with about("--validation_prompts"):

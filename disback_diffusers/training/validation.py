@@ -17,8 +17,8 @@ from .settings import RunArguments
 
 logger = logging.getLogger(__name__)
 NOT_SHOWN = (
-    "Samples of the {} are not finite numbers and are not shown. With --mixed_precision fp16 the network may overflow: "
-    "try bf16."
+    "Samples of the {} are not finite numbers and are not shown. With --mixed_precision fp16 the network may "
+    "overflow: try bf16."
 )
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What an upload leaves out, and what of a card on the Hub it does not replace."""
+"""What of a card on the Hub an upload does not replace."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from fake_hub import FakeHub
 from tiny_models import save_sd
 from tiny_students import save_students
 
-from disback_diffusers.card import model_card
-from disback_diffusers.card_edits import card_to_push, is_edited
-from disback_diffusers.hub import published_files, read_artefact_config
+from disback_diffusers.artifact.card import model_card
+from disback_diffusers.artifact.card_edits import card_to_push, is_edited
+from disback_diffusers.artifact.layout import read_config
 
 
-CONFIG = {"student": "lora", "lora_rank": 4, "lora_alpha": 8, "conditioning_timestep": 399}
+CONFIG = {"student": "lora", "lora_rank": 4, "lora_alpha": 8, "timesteps": [399]}
 
 
 @pytest.fixture
@@ -38,15 +38,6 @@ def test_what_is_pushed(card):
     assert card_to_push(mine, newer) == mine
     fresh = card_to_push("---\nlicense: mit\n---\n", newer)  # as the Hub's page for a new repository makes it
     assert "license: mit" in fresh and "timestep 499" in fresh and "library_name: diffusers" in fresh
-
-
-def test_the_path_is_published_only_if_asked_for(tmp_path):
-    for name in ("pytorch_lora_weights.safetensors", "degradation/manifest.json", "degradation/000003.safetensors",
-                 "degradation/path.png", "samples/degradation-path.png"):  # fmt: skip
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert published_files(tmp_path) == ["pytorch_lora_weights.safetensors", "samples/degradation-path.png"]
-    assert len(published_files(tmp_path, with_path=True)) == 5
 
 
 PUSH = """
@@ -78,7 +69,7 @@ def test_pushed_and_pushed_again(tmp_path):
     folder = folders["lora"]
     (folder / "degradation").mkdir()
     (folder / "degradation" / "manifest.json").write_text("{}")
-    model_card(folder, read_artefact_config(folder), "alice/run")
+    model_card(folder, read_config(folder), "alice/run")
     with FakeHub() as hub:
         env = {**os.environ, **hub.env(), "HF_HOME": str(tmp_path / "home")}
         done = subprocess.run([sys.executable, "-c", PUSH, str(folder)], env=env, capture_output=True, text=True)

@@ -12,7 +12,6 @@ from diffusers import EDMEulerScheduler
 from disback_diffusers.diffusion.losses import (
     denoising_loss,
     distribution_matching_gradient,
-    guide,
     surrogate_loss,
 )
 from disback_diffusers.diffusion.noise import NoiseSchedule
@@ -79,7 +78,7 @@ def test_denoising_loss_is_smallest_at_the_exact_posterior_mean(name, kind):
     x0_mean = data.posterior_mean(x_t, alpha, sigma)
     best = schedule.prediction_target(x0_mean, (x_t - alpha * x0_mean) / sigma, t, kind)
 
-    # Any affine network: the best answer plus A x_t + b. The loss is exact, so its gradient at A = b = 0 is 0.
+    # Any affine network: the best prediction plus A x_t + b. The loss is exact, so its gradient at A = b = 0 is 0.
     slope, offset = torch.zeros(D, D, dtype=torch.float64).requires_grad_(), best.new_zeros(D).requires_grad_()
     loss = denoising_loss(best + x_t @ slope + offset, x0, noise, t, schedule, kind)
     for gradient in torch.autograd.grad(loss, (slope, offset)):
@@ -99,8 +98,8 @@ def test_denoising_loss_uses_the_schedules_own_parameterisation():
     x0, noise, output = (random(2, 3, 4, seed=seed) for seed in range(3))
     for kind in ("epsilon", "v_prediction", "sample"):
         schedule = NoiseSchedule.from_scheduler({**SD, "prediction_type": kind})
-        answer = {"epsilon": noise, "sample": x0, "v_prediction": schedule.velocity(x0, noise, 50)}[kind]
-        expected = (output - answer).square()
+        target = {"epsilon": noise, "sample": x0, "v_prediction": schedule.velocity(x0, noise, 50)}[kind]
+        expected = (output - target).square()
         torch.testing.assert_close(denoising_loss(output, x0, noise, 50, schedule), expected.mean())
         per_sample = denoising_loss(output, x0, noise, 50, schedule, reduction="none")
         torch.testing.assert_close(per_sample, expected.mean((1, 2)))
@@ -228,7 +227,7 @@ def test_gradient_refusals():
         distribution_matching_gradient(x, x, x[:1])
 
 
-# --- surrogate and guidance ---------------------------------------------------------------------------------------
+# --- surrogate ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
@@ -251,16 +250,3 @@ def test_surrogate_of_bfloat16_is_float32():
     torch.testing.assert_close(x0.grad, (gradient / 600).bfloat16(), rtol=1e-2, atol=0)
     with pytest.raises(ValueError, match=r"gradient has shape \(2, 1\) but x0 has \(2, 300\)"):
         surrogate_loss(x0, gradient[:, :1])
-
-
-def test_guide():
-    empty, prompt = random(2, 3, seed=0), random(2, 3, seed=1)
-    torch.testing.assert_close(guide(empty, prompt, 0.0), empty)
-    torch.testing.assert_close(guide(empty, prompt, 1.0), prompt)
-    torch.testing.assert_close(guide(empty, prompt, 7.5), -6.5 * empty + 7.5 * prompt)
-    each = torch.arange(len(empty), dtype=empty.dtype)
-    rows = [guide(empty[i : i + 1], prompt[i : i + 1], float(each[i])) for i in range(len(empty))]
-    torch.testing.assert_close(guide(empty, prompt, each), torch.cat(rows))
-    assert guide(empty.bfloat16(), prompt.bfloat16(), 7.5).dtype == torch.float32
-    with pytest.raises(ValueError, match="conditional has shape"):
-        guide(empty, prompt[:1], 7.5)

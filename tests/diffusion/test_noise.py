@@ -194,6 +194,54 @@ def test_trained_betas_may_end_in_one():
         schedule.to_x0(images(1), images(1), 2)
 
 
+# --- the network's input -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_input_of_edm_is_scaled_as_in_diffusers(prediction_type):
+    scheduler = diffusers.EDMEulerScheduler(sigma_data=0.7, prediction_type=prediction_type)
+    schedule, x_t = NoiseSchedule.from_scheduler(scheduler), images(1)
+    for sigma in (0.002, 0.3, 1.0, 80.0):
+        expected = scheduler.precondition_inputs(x_t, sigma)
+        torch.testing.assert_close(schedule.scale_input(x_t, sigma), expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["edm", "v_prediction"])
+def test_the_scaled_input_has_variance_1(kind):
+    """x0 of the standard deviation that the schedule takes it to have: x_t has sigma^2 + sigma_data^2."""
+    schedule, t = NoiseSchedule.edm(0.002, 80.0, 0.7, kind), torch.tensor([0.002, 0.7, 3.0, 80.0], dtype=torch.float64)
+    std = (t**2 + 0.7**2).sqrt().view(-1, 1, 1, 1)
+    scaled = schedule.scale_input(std * torch.ones(4, 2, 3, 3, dtype=torch.float64), t)
+    torch.testing.assert_close(scaled, torch.ones_like(scaled), atol=1e-12, rtol=0)
+    x_t = images(4, dtype=torch.bfloat16).requires_grad_()
+    found = schedule.scale_input(x_t, t)
+    assert found.dtype == torch.float32
+    found.sum().backward()
+    torch.testing.assert_close(x_t.grad, (1 / std).expand_as(x_t).bfloat16(), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_any_other_input_is_left_alone(kind):
+    x_t = images(2, dtype=torch.bfloat16)
+    for table in TABLES.values():
+        schedule = NoiseSchedule.from_scheduler({**table, "prediction_type": kind})
+        assert schedule.scale_input(x_t, 5) is x_t
+    if kind != "v_prediction":  # of the whole denoiser D(x; sigma), or one that predicts the noise of x_t itself
+        assert NoiseSchedule.edm(0.002, 80.0, 0.5, kind).scale_input(x_t, 5.0) is x_t
+
+
+def test_a_sample_starts_from_noise_of_its_time():
+    z, t = images(3, 1), torch.tensor([0.002, 1.7, 80.0], dtype=torch.float64)
+    for kind in (*TYPES, "edm"):
+        schedule = NoiseSchedule.edm(0.002, 80.0, prediction_type=kind)
+        torch.testing.assert_close(schedule.pure_noise(z, t), t.view(3, 1, 1, 1) * z)
+        torch.testing.assert_close(schedule.pure_noise(z, 80.0), schedule.add_noise(torch.zeros_like(z), z, 80.0))
+    for name in TABLES:
+        assert all_schedules()[name].pure_noise(z, 50) is z
+    schedule = all_schedules()["zero_snr"]  # whose last timestep is pure noise
+    torch.testing.assert_close(schedule.pure_noise(z, 999), schedule.add_noise(images(3, 2), z, 999))
+
+
 # --- precision, devices, times ------------------------------------------------------------------------------------
 
 
@@ -314,9 +362,9 @@ def test_shapes_must_agree():
         ({**SD, "timestep_type": "continuous"}, "timestep_type 'continuous'"),
         ({**SD, "snr_shift_scale": 3.0}, "snr_shift_scale"),
         ({"beta_schedule": "linear", "beta_start": 1e-4}, "without beta_start and beta_end"),
-        ({"trained_betas": [0.0, 0.1]}, "betas must lie"),
-        ({"trained_betas": [0.1, 1.5]}, "betas must lie"),
-        ({"trained_betas": [0.1, float("nan")]}, "betas must lie"),
+        ({"trained_betas": [0.0, 0.1]}, "betas must be in"),
+        ({"trained_betas": [0.1, 1.5]}, "betas must be in"),
+        ({"trained_betas": [0.1, float("nan")]}, "betas must be in"),
         ({"_class_name": "EDMEulerScheduler", "sigma_min": 0.0}, "0 < sigma_min"),
         ({"_class_name": "EDMEulerScheduler", "prediction_type": "other"}, "'other' is not supported"),
         ({}, "beta_schedule"),

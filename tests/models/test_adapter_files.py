@@ -19,7 +19,7 @@ def test_a_saved_role_comes_back_bit_for_bit(tmp_path):
     roles = build("fake", "student")
     file = tmp_path / "degradation" / "000003.safetensors"
     roles.save("fake", file, {"step": "3"})
-    keys = {key: value.shape for key, value in get_peft_model_state_dict(roles.unet, adapter_name="fake").items()}
+    keys = {key: value.shape for key, value in get_peft_model_state_dict(roles.network, adapter_name="fake").items()}
     assert {key: value.shape for key, value in load_file(file).items()} == keys
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
@@ -83,8 +83,8 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     "lora, words",
     [
-        ({"rank": 2}, "r 2, the role 4 (set --lora_rank)"),
-        ({"alpha": 1}, "lora_alpha 1, the role 8 (set --lora_alpha)"),
+        ({"rank": 2}, "lora_rank 2, the role 4: set the same"),
+        ({"alpha": 1}, "lora_alpha 1, the role 8: set the same"),
         ({"targets": ["to_k"]}, "lacks the tensor"),
     ],
 )

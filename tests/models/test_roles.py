@@ -23,7 +23,7 @@ def gradients(roles, name):
 
 
 def base_state(roles):
-    return {k: v.clone() for k, v in roles.unet.state_dict().items() if ".lora_" not in k}
+    return {k: v.clone() for k, v in roles.network.state_dict().items() if ".lora_" not in k}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -63,8 +63,8 @@ def test_backward_reaches_all_of_its_role_and_nothing_else(checkpointing):
         for key, parameter in roles.named_parameters(name):
             assert parameter.grad is not None and parameter.grad.any(), key
         ours = {id(p) for p in roles.parameters(name)}
-        assert [key for key, p in roles.unet.named_parameters() if id(p) not in ours and p.grad is not None] == []
-        roles.unet.zero_grad()
+        assert [key for key, p in roles.network.named_parameters() if id(p) not in ours and p.grad is not None] == []
+        roles.network.zero_grad()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_switching_inside_a_graph_loses_nothing(order, checkpointing):
 def test_use_and_context():
     teacher_only = Roles(build_sd_unet())
     with teacher_only():
-        assert teacher_only.active == () and not any(p.requires_grad for p in teacher_only.unet.parameters())
+        assert teacher_only.active == () and not any(p.requires_grad for p in teacher_only.network.parameters())
     roles = build("student", "fake")
     assert roles.names == ("student", "fake") and roles.active == ()
     with torch.no_grad():
@@ -159,21 +159,23 @@ def test_switching_never_touches_requires_grad():
     roles = build("student", "fake")
     for p in roles.parameters("student")[::2]:
         p.requires_grad_(False)
-    flags = [p.requires_grad for p in roles.unet.parameters()]
+    flags = [p.requires_grad for p in roles.network.parameters()]
     with roles("fake"), roles(), roles("student", "fake"):
-        assert [p.requires_grad for p in roles.unet.parameters()] == flags
+        assert [p.requires_grad for p in roles.network.parameters()] == flags
 
 
 def test_peft_is_switched_by_its_own_attributes(monkeypatch):
     roles = build("student", "fake")
-    roles.unet.enable_adapters()
-    roles.unet.set_adapter("fake")  # PEFT's own, slow switch writes what we read and, as seen here, what we write
-    assert roles.active == ("fake",)
-    roles.unet.disable_adapters()
+    layers = [layer for layer in roles.network.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:  # PEFT's own, slow switch writes what we read and, as seen here, what we write
+        layer.enable_adapters(True)
+        layer.set_adapter("fake")
+    assert roles.active == ("fake",) and len(layers) > 50
+    for layer in layers:
+        layer.enable_adapters(False)
     assert roles.active == ()
-    for layer in roles.unet.modules():
-        if isinstance(layer, BaseTunerLayer):
-            assert vars(layer)["_disable_adapters"] is True and vars(layer)["_active_adapter"] == ["fake"]
+    for layer in layers:
+        assert vars(layer)["_disable_adapters"] is True and vars(layer)["_active_adapter"] == ["fake"]
 
     for attribute in ("active_adapters", "disable_adapters"):  # PEFT stores it elsewhere, or drops it
         for replacement in (property(lambda layer: layer.state), property(lambda layer: ["default"])):
@@ -206,7 +208,7 @@ def test_a_new_role_is_the_teacher_and_disturbs_nobody():
                 assert torch.equal(run(roles), teacher)
             assert all(p.requires_grad for p in roles.parameters(name))
     assert [p.requires_grad for p in roles.parameters("student")] == flags
-    assert not any(p.requires_grad for key, p in roles.unet.named_parameters() if ".lora_" not in key)
+    assert not any(p.requires_grad for key, p in roles.network.named_parameters() if ".lora_" not in key)
 
 
 def test_initial_weights_come_from_the_seed_alone():
@@ -243,20 +245,58 @@ def test_copy_reset_and_randomize_work_in_place():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"rank": 0}, ["--lora_rank", "0"]),
-        ({"alpha": 0}, ["--lora_alpha", "0"]),
-        ({"targets": []}, ["--lora_target_modules"]),
-        ({"targets": ["to_q", "to_qq"]}, ["--lora_target_modules", "'to_qq'"]),
-        ({"targets": ["o_q"]}, ["--lora_target_modules", "'o_q'"]),
-        ({"targets": ["attn1"]}, ["--lora_target_modules", "'attn1'"]),
+        ({"rank": 0}, "the rank of a LoRA must be at least 1, not 0"),
+        ({"alpha": 0}, "the alpha of a LoRA must be positive, not 0"),
+        ({"alpha": float("nan")}, "the alpha of a LoRA must be positive, not nan"),
+        ({"targets": []}, "name at least one suffix"),
+        ({"targets": ["to_q", "to_qq"]}, "'to_qq' is not the end of the name of a linear or convolution layer"),
+        ({"targets": ["o_q"]}, "'o_q' is not the end"),
+        ({"targets": ["attn1"]}, "'attn1' is not the end .*to_q, to_k, to_v, to_out.0"),
     ],
 )
-def test_wrong_lora_settings_name_their_flag(change, words):
+def test_wrong_settings_of_a_lora_are_named(change, words):
     roles = Roles(build_sd_unet())
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(UsageError, match=words):
         roles.add("fake", **{**TARGETS, **change})
-    assert all(word in str(error.value) for word in words)
-    assert roles.names == () and not any(isinstance(m, BaseTunerLayer) for m in roles.unet.modules())
+    assert roles.names == () and not any(isinstance(m, BaseTunerLayer) for m in roles.network.modules())
+
+
+class PlainNetwork(torch.nn.Module):
+    """Of no library: a convolution, two linear layers, and nothing of what diffusers adds to its models."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(4, 6, 3, padding=1)
+        self.inner = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.SiLU(), torch.nn.Linear(8, 4))
+
+    def forward(self, x):
+        return self.inner(self.conv1(x).movedim(1, -1)).movedim(-1, 1)
+
+
+def test_any_module_carries_roles(tmp_path):
+    torch.manual_seed(0)
+    roles, x = Roles(PlainNetwork()), torch.randn(2, 4, 5, 5)
+    with torch.no_grad():
+        teacher = roles.network(x)
+    for seed, name in enumerate(("student", "fake")):
+        roles.add(name, rank=2, alpha=4, targets=["conv1", "inner.0", "inner.2"])
+        roles.randomize(name, seed)
+    with roles("student"):
+        roles.network(x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in roles.parameters("student"))
+    assert not any(p.grad is not None for p in roles.parameters("fake"))
+    roles.save("student", tmp_path / "student.safetensors")
+    roles.load("fake", tmp_path / "student.safetensors")
+    with torch.no_grad(), roles("student"):
+        expected = roles.network(x)
+        with roles("fake"):
+            assert torch.equal(roles.network(x), expected) and not torch.equal(expected, teacher)
+        with roles():
+            assert torch.equal(roles.network(x), teacher)
+    with pytest.raises(UsageError, match="PlainNetwork has no gradient checkpointing"):
+        roles.enable_gradient_checkpointing()
+    with pytest.raises(UsageError, match="'to_q' is not the end .* for example conv1, inner.0, inner.2"):
+        roles.add("other", rank=2, alpha=4, targets=["to_q"])
 
 
 def test_names_and_bases_that_are_refused():
@@ -265,7 +305,7 @@ def test_names_and_bases_that_are_refused():
         with pytest.raises(ValueError, match="no free role name"):
             roles.add(name, **TARGETS)
     with pytest.raises(ValueError, match="already carries"):
-        Roles(roles.unet)
+        Roles(roles.network)
     for call in (roles.parameters, roles.state_dict, roles.lora_config, lambda name: roles.reset(name, 0)):
         with pytest.raises(ValueError, match="no role 'student'"):
             call("student")

@@ -140,7 +140,7 @@ def test_pipeline_gives_what_was_trained(students, kind):
     pipe, z = students.pipe(kind), noise()
     assert pipe.conditioning_timestep == TIMESTEP
     with torch.no_grad():
-        output = students.roles.unet(z, TIMESTEP, pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]).sample
+        output = students.roles.network(z, TIMESTEP, pipe.encode_prompt(PROMPT, "cpu", 1, False)[0]).sample
     schedule = NoiseSchedule.from_scheduler(DDIMScheduler.from_pretrained(students.base, subfolder="scheduler"))
     latents = pipe(PROMPT, latents=z, output_type="latent").images
     assert torch.allclose(latents, schedule.to_x0(output, z, TIMESTEP), atol=1e-4)
@@ -261,7 +261,7 @@ def test_base_comes_from_the_argument_then_the_config_then_the_card(epsilon, lor
 
 
 def test_recorded_revision_is_that_of_the_recorded_base(lora):
-    from disback_diffusers.pipelines.artefact import Artefact
+    from disback_diffusers.artifact.load import Artefact
 
     write_config(lora, "lora", "owner/base", base_revision="v1")
     artefact = Artefact.find(str(lora))
@@ -273,7 +273,7 @@ def test_recorded_revision_is_that_of_the_recorded_base(lora):
 
 def test_embedded_base(lora):
     from disback_diffusers.models.embedded import resolve
-    from disback_diffusers.pipelines.artefact import Artefact
+    from disback_diffusers.artifact.load import Artefact
 
     write_config(lora, "lora", "embedded")
     assert Artefact.find(str(lora)).base() == (resolve("embedded"), None, None)

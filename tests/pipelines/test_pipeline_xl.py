@@ -15,7 +15,7 @@ from tiny_models import save_sdxl
 from tiny_students import TIMESTEP, noise, save_students
 
 from disback_diffusers import DisBackPipeline, NoiseSchedule, UsageError
-from disback_diffusers.models.teachers import StableDiffusionXLTeacher
+from disback_diffusers.models.families import open_teacher
 from disback_diffusers.pipelines import DisBackXLPipeline
 
 
@@ -81,18 +81,18 @@ def test_a_modular_pipeline_gives_the_same_image(students, pipe):
 def test_pipeline_gives_what_was_trained(students, pipe):
     """The teacher's encoder and time_ids, as in training, and the student's UNet make the pipeline's latents."""
     base, _, roles = students
-    teacher, z = StableDiffusionXLTeacher(str(base)), noise()
+    teacher, z = open_teacher(str(base)), noise()
     (bucket,) = teacher.buckets([])
     conditioning = teacher.load_encoder("cpu")([PROMPT]).told(bucket.added)
     with torch.no_grad():
-        output = roles.unet(z, TIMESTEP, **conditioning.kwargs()).sample
+        output = roles.network(z, TIMESTEP, **conditioning.kwargs()).sample
     schedule = NoiseSchedule.from_scheduler(teacher.scheduler_config)
     latents = pipe(PROMPT, latents=z, output_type="latent").images
     torch.testing.assert_close(latents, schedule.to_x0(output, z, TIMESTEP), atol=1e-4, rtol=1e-4)
 
 
 def test_the_empty_prompt_is_zeros_as_in_the_stock_pipeline(students):
-    teacher = StableDiffusionXLTeacher(str(students[0]))
+    teacher = open_teacher(str(students[0]))
     empty, cat = teacher.load_encoder("cpu")(["", "a cat"])[0:1], teacher.load_encoder("cpu")(["", "a cat"])[1:2]
     stock = load(students[0], StableDiffusionXLPipeline)
     embeds, negative, pooled, negative_pooled = stock.encode_prompt("a cat")

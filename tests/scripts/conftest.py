@@ -9,9 +9,9 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from script_runs import PROMPTS, SCRIPT, check_message, quick_words
 
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import open_teacher
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.distill import run_script
+from disback_diffusers.training.script import run_script
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from script_runs import PROMPTS, SCRIPT, FileLimit, Trap, check_message, differe
 from tiny_models import build_small_unet
 
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.distill import run_script
+from disback_diffusers.training.script import run_script
 from disback_diffusers.training.run_folder import LOCK, RunFolder
 
 

@@ -18,7 +18,7 @@ from disback_diffusers import UsageError
 from disback_diffusers.models.distilled import signs_of_distillation
 from disback_diffusers.models.pipeline_files import PipelineFiles
 from disback_diffusers.models.student_unet import StudentUNet
-from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
+from disback_diffusers.models.families import open_teacher
 
 
 CHANGED = "--pretrained_teacher_model ./changed"
@@ -60,7 +60,7 @@ def test_each_part_takes_the_variant_it_has(files, sd_folder):
     shutil.copytree(sd_folder, files / "both")
     other = build_sd(seed=5)
     other.unet.save_pretrained(files / "both" / "unet", variant="non_ema")
-    teacher = StableDiffusionTeacher("both", variant="non_ema")
+    teacher = open_teacher("both", variant="non_ema")
     stock = DiffusionPipeline.from_pretrained("both", variant="non_ema")
     for ours, theirs in ((teacher.load_unet(), stock.unet), (teacher.load_vae(), stock.vae)):
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
@@ -111,7 +111,7 @@ def test_the_variant_is_also_that_of_another_unet_and_vae(files):
     other.unet.save_pretrained("unet16", variant="fp16")
     other.vae.save_pretrained("vae", variant="none")  # no such file: its plain one is taken
     other.vae.save_pretrained("vae")
-    teacher = StableDiffusionTeacher("teacher16", variant="fp16", vae="vae")
+    teacher = open_teacher("teacher16", variant="fp16", vae="vae")
     assert torch.equal(teacher.load_vae().decoder.conv_in.weight, other.vae.decoder.conv_in.weight)
     student = StudentUNet("unet16", teacher.unet_config, "fp16").load()
     assert torch.equal(student.conv_in.weight, other.unet.conv_in.weight)
@@ -164,7 +164,7 @@ def test_lengths_of_prompts(refused, changed_teacher, value, expected):
     if expected:
         refused(CHANGED, expected, "tokenizer/tokenizer_config.json", "77")
     else:
-        teacher = StableDiffusionTeacher(str(folder))
+        teacher = open_teacher(str(folder))
         assert teacher.prompt_tokens == 64 and teacher.load_encoder("cpu")(["a cat"]).hidden_states.shape[1] == 64
 
 
@@ -204,12 +204,12 @@ def test_a_unet_without_a_size(refused, changed_teacher, monkeypatch):
     folder = changed_teacher("unet/config.json", sample_size=None)
     monkeypatch.setattr("script_runs.QUICK", [word for word in QUICK if word not in ("--resolution", "16")])
     refused(CHANGED, "UNet without sample_size", "--resolution")
-    teacher = StableDiffusionTeacher(str(folder))
+    teacher = open_teacher(str(folder))
     assert teacher.buckets(["32"])[0].latent_shape == (4, 16, 16)
 
 
 def test_a_unet_that_is_not_square(changed_teacher):
-    teacher = StableDiffusionTeacher(str(changed_teacher("unet/config.json", sample_size=[16, 24])))
+    teacher = open_teacher(str(changed_teacher("unet/config.json", sample_size=[16, 24])))
     assert teacher.default_resolution == "48x32" and teacher.buckets([])[0].latent_shape == (4, 16, 24)
 
 
@@ -248,9 +248,9 @@ def test_a_model_with_a_few_step_scheduler(refused, changed_teacher):
 
 def test_what_only_seems_so_is_a_warning(changed_teacher):
     folder = changed_teacher()
-    assert StableDiffusionTeacher(str(folder)).warnings == []
+    assert open_teacher(str(folder)).warnings == []
     EulerAncestralDiscreteScheduler(**BETAS, timestep_spacing="trailing").save_pretrained(folder / "scheduler")
-    (warning,) = StableDiffusionTeacher(str(folder)).warnings
+    (warning,) = open_teacher(str(folder)).warnings
     assert "EulerAncestralDiscreteScheduler" in warning and "may have been distilled" in warning
 
 
@@ -275,7 +275,7 @@ def test_names_of_few_step_models(source, origin, certain, seems):
 
 
 def test_the_embedded_teacher_is_none():
-    assert StableDiffusionTeacher("embedded").warnings == []
+    assert open_teacher("embedded").warnings == []
 
 
 def test_the_warning_is_printed(files, sd_folder):

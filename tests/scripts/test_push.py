@@ -46,9 +46,9 @@ def test_a_token_that_is_not_accepted_is_told_before_anything_is_written(hub, fi
 
 RUNS = """
 import json, sys
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import open_teacher
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.distill import run_script
+from disback_diffusers.training.script import run_script
 
 commands = json.loads(sys.argv[1])
 sys.argv[0] = "train_disback_sd.py"

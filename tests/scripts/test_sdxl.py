@@ -12,7 +12,7 @@ from script_runs import SDXL_SCRIPT, TWO_PROCESSES, Trap, differences, launch, q
 from tiny_models import save_sdxl
 
 from disback_diffusers import DisBackPipeline
-from disback_diffusers.models.teachers import StableDiffusionXLTeacher
+from disback_diffusers.models.families import open_teacher
 
 
 SIZES = "--resolution 16 16x32 --guidance_scale 2 --fake_guidance_scale 1.5".split()  # width x height
@@ -55,7 +55,7 @@ def test_accelerate_launch_with_one_process_and_with_two(files, sdxl_folder):
 
 
 def test_another_vae_draws_the_samples_and_trains_nothing(files, sdxl_folder):
-    teacher = StableDiffusionXLTeacher(str(sdxl_folder))
+    teacher = open_teacher(str(sdxl_folder))
     vae = teacher.load_vae()
     with torch.no_grad():
         for parameter in vae.decoder.parameters():

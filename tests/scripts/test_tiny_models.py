@@ -9,7 +9,7 @@ from script_runs import SCRIPTS, start
 
 from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.models.embedded import EMBEDDED, resolve
-from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
+from disback_diffusers.models.families import open_teacher
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def test_the_tiny_teacher_and_its_judge(train):
     folder = train(
         "train_tiny_teacher.py", *"--vae_steps 2 --unet_steps 2 --judge_steps 2 --mixed_precision no".split()
     )
-    assert StableDiffusionTeacher(str(folder / "teacher")).default_resolution == "32x32"
+    assert open_teacher(str(folder / "teacher")).default_resolution == "32x32"
     assert images(DiffusionPipeline.from_pretrained(folder / "teacher")).shape == (2, 3, 32, 32)
     assert Judge(folder / "judge").text_features(["cat face"]).isfinite().all()
 
 
 def test_the_tiny_sdxl_teacher(train):
     folder = train("train_tiny_sdxl_teacher.py", "--steps", "2", "--mixed_precision", "no")
-    teacher = StableDiffusionXLTeacher(str(folder))
+    teacher = open_teacher(str(folder))
     assert [bucket.latent_shape for bucket in teacher.buckets(["32", "48x32"])] == [(4, 8, 8), (4, 8, 12)]
     assert images(DiffusionPipeline.from_pretrained(folder), height=32, width=48).shape == (2, 3, 32, 48)
 

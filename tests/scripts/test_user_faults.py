@@ -13,9 +13,9 @@ from tiny_models import build_sd, save_sd
 
 from disback_diffusers import DisBackPipeline
 from disback_diffusers.hub import CONFIG_NAME
-from disback_diffusers.models.conditioning import Conditioning
+from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.ddim import SMALLEST_ALPHA
-from disback_diffusers.models.teachers import StableDiffusionTeacher
+from disback_diffusers.models.families import open_teacher
 
 
 EVALUATE = SCRIPTS / "evaluate_disback.py"
@@ -59,7 +59,7 @@ def test_an_epsilon_teacher_with_zero_terminal_snr(files):
      ({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, False)],
 )  # fmt: skip
 def test_where_the_teacher_s_sampling_starts(tmp_path, settings, starts_below):
-    teacher = StableDiffusionTeacher(str(save_sd(tmp_path / "t", **settings)))
+    teacher = open_teacher(str(save_sd(tmp_path / "t", **settings)))
     times, unet = [], teacher.load_unet()
     unet.register_forward_pre_hook(lambda module, args: times.append(int(args[1])))
     prompts = Conditioning(torch.zeros(1, 77, 32))
@@ -122,7 +122,7 @@ def test_the_settings_that_made_a_student_are_all_recorded(files):
 
 
 def test_http_requests_are_not_logged():
-    from disback_diffusers.training.distill import run_script
+    from disback_diffusers.training.script import run_script
 
     def stop():
         raise KeyboardInterrupt

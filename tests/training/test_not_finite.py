@@ -7,15 +7,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from stepping import recording
 
 from disback_diffusers import RunError
 from disback_diffusers.errors import NotFiniteError
 from disback_diffusers.evaluation.generation import Generation
 from disback_diffusers.evaluation.sheets import contact_sheet, to_pil
-from disback_diffusers.training.degradation import DegradationRecording
-from disback_diffusers.training.distance import DistanceProbe, load_instruments
-from disback_diffusers.training.path import DegradationPath
-from disback_diffusers.training.validation import Validator
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -46,35 +43,37 @@ def test_an_evaluation_stops_at_the_image_and_keeps_those_before(sd_folder, tmp_
 
 @pytest.fixture
 def validator(make_context, tmp_path):
-    context = make_context()
-    conditioning = context.teacher.load_encoder("cpu")(["a cat", "a dog"])
-    return Validator(context, ["a cat", "a dog"], conditioning, tmp_path)
+    return make_context(validation_prompts=["a cat", "a dog"]).validator(tmp_path)
 
 
 def test_a_row_of_samples_is_left_out_with_a_warning(validator, tmp_path, caplog):
-    validator.draw(1)
+    validator.write_sheet(1)
     validator._teacher_images = validator.teacher_images() * math.nan
-    validator.draw(2)
+    validator.write_sheet(2)
     whole, half = (Image.open(tmp_path / f"step-{step}.png").height for step in (1, 2))
     assert half < 0.7 * whole and "Samples of the teacher, 25 steps, guidance" not in caplog.text
     assert "Samples of the teacher, 25 steps are not finite numbers" in caplog.text
     validator.student_images = lambda: validator._teacher_images
-    assert validator.draw(3) is None and not (tmp_path / "step-3.png").exists()
+    assert validator.write_sheet(3) is None and not (tmp_path / "step-3.png").exists()
     assert validator.card_samples() == ([], [])
 
 
 def test_a_distance_is_not_measured(make_context):
     context = make_context(log_fd_every=1, fd_reference="embedded", fd_images=4)
-    probe = DistanceProbe(context, *load_instruments(context.args, "cpu"))
+    (probe,), decode = context.probes, context.family.decode
     assert math.isfinite(probe()["fd"])
-    decode = context.teacher.decode
-    context.teacher.decode = lambda latents: decode(latents) * math.nan
+    context.family.decode = lambda x0: decode(x0) * math.nan
     assert math.isnan(probe()["fd"])
 
 
-def test_stage_1_says_so_before_it_begins(make_context, tmp_path):
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_stage_1_says_so_before_it_begins(make_context, tmp_path, whose):
     context = make_context()
-    context.teacher.sample = lambda unet, noise, *args: noise * math.inf
-    stage = DegradationRecording(context, DegradationPath(tmp_path, "fingerprint"), 3)
-    with pytest.raises(RunError, match="samples of the teacher are not finite numbers: check the weights"):
+    if whose == "student":
+        context.roles.parameters("student")[0].data.fill_(math.nan)
+    else:
+        context.family.sample = lambda teacher, z, *given: z * math.inf
+    stage = recording(context, tmp_path / "path")
+    with pytest.raises(RunError, match=f"samples of the {whose} are not finite numbers: .*check the weights"):
         stage.start()
+    assert not (tmp_path / "path").exists()

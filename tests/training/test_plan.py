@@ -5,11 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from disback_diffusers.models.teachers import StableDiffusionTeacher, StableDiffusionXLTeacher
 from disback_diffusers.training.activations import saved_bytes
-from disback_diffusers.training.arguments import DistillationArguments
-from disback_diffusers.training.plan import activations, count_parameters, meta_roles, meta_student, plan, weights
-from disback_diffusers.training.setup import make_accelerator
+from disback_diffusers.training.plan import Plan
+from disback_diffusers.training.sources import open_sources
 
 
 class Chain(torch.nn.Module):
@@ -26,9 +24,9 @@ class Chain(torch.nn.Module):
 def test_saved_bytes_are_those_of_autograd():
     with torch.device("meta"):
         chain, x = Chain(), torch.zeros(5, 8)
-        assert saved_bytes(chain, {"x": x}) == (3 * 5 * 8 * 4, 0)  # the weights are there anyway, and not counted
+        assert saved_bytes(chain, lambda: chain(x)) == (3 * 5 * 8 * 4, 0)  # weights are there anyway: not counted
         chain.layers[0].requires_grad_(False)
-        assert saved_bytes(chain, {"x": x}) == (2 * 5 * 8 * 4, 0)
+        assert saved_bytes(chain, lambda: chain(x)) == (2 * 5 * 8 * 4, 0)
 
 
 class Fork(torch.nn.Module):
@@ -44,72 +42,85 @@ class Fork(torch.nn.Module):
 
 def test_what_two_layers_keep_counts_once():
     with torch.device("meta"):
-        assert saved_bytes(Fork(), {"x": torch.zeros(5, 8)}) == (5 * 8 * 4, 0)
+        fork, x = Fork(), torch.zeros(5, 8)
+        assert saved_bytes(fork, lambda: fork(x)) == (5 * 8 * 4, 0)
+
+
+@pytest.fixture
+def make_plan(make_args):
+    """A function from settings to a `Plan`."""
+
+    def make(dtype=torch.float32, **settings):
+        args = make_args(**settings)
+        return Plan(args, open_sources(args), dtype)
+
+    return make
 
 
 @pytest.mark.parametrize("student", ["lora", "full", "small"])
 def test_parameters_and_weights_are_those_of_a_run(make_context, small_unet, student):
     settings = {"student": "full", "student_unet": str(small_unet)} if student == "small" else {"student": student}
     context = make_context(**settings)
-    rows = dict(plan(context.args, context.teacher, 5, context.accelerator))
-    lora = sum(p.numel() for p in context.roles.parameters("fake"))
-    own = 0 if student == "lora" else sum(p.numel() for p in context.student.parameters())
-    base = sum(p.numel() for p in context.teacher.load_unet().parameters())
+    plan = Plan(context.args, context.sources, torch.float32)
+    rows, sizes = dict(plan.rows()), plan.weights()
+    lora = sum(parameter.numel() for parameter in context.roles.parameters("fake"))
+    own = 0 if student == "lora" else sum(parameter.numel() for parameter in context.student.parameters())
+    base = sum(parameter.numel() for parameter in context.family.load_network().parameters())
+    assert (plan.base, plan.lora, plan.own) == (base, lora, own)
     assert f"{base / 1e6:,.1f} M" in rows["teacher"] and f"{lora / 1e6:,.1f} M" in rows["adapters"]
-    sizes = weights(context.args, base, lora, own, len(context.roles.names), torch.float32)
-    assert sizes["base, frozen"] + sizes["adapters"] == 4 * sum(p.numel() for p in context.roles.unet.parameters())
-    assert sizes["student UNet"] == 4 * own
-    assert student == "lora" or count_parameters(meta_student(context.args, context.teacher)) == own
-    assert sizes["moving average"] == 4 * sum(p.numel() for p in context.student.ema.shadow_params)
-    trained = sum(p.numel() for p in context.student.parameters()) + lora
+    together = sum(parameter.numel() for parameter in context.roles.network.parameters())
+    assert sizes["base, frozen"] + sizes["adapters"] == 4 * together
+    assert sizes["student's own network"] == 4 * own
+    assert sizes["moving average"] == 4 * sum(value.numel() for value in context.student.ema.shadow_params)
+    trained = sum(parameter.numel() for parameter in context.student.parameters()) + lora
     assert sizes["gradients"] == 4 * trained and sizes["optimizers"] == 8 * trained
-    half = weights(context.args, base, lora, own, len(context.roles.names), torch.bfloat16)
+    half = Plan(context.args, context.sources, torch.bfloat16).weights()
     assert half["its copy in lower precision"] == 2 * own  # as autocast makes
+    assert half["base, frozen"] == 2 * base
 
 
-def test_a_smaller_student_keeps_less(make_context, small_unet):
-    kept = []
-    for settings in ({}, {"student_unet": str(small_unet)}):
-        context = make_context(student="full", **settings)
-        unet, roles = meta_roles(context.args, context.teacher, torch.float32)
-        kept.append(activations(context.args, context.teacher, unet, roles, torch.float32)["activations"])
-    assert 0 < kept[1] < kept[0]
+def test_a_smaller_student_keeps_less(make_plan, small_unet):
+    large = make_plan(student="full").activations()["activations"]
+    small = make_plan(student="full", student_unet=str(small_unet)).activations()["activations"]
+    assert 0 < small < large
 
 
-def test_text_encoders_count_where_they_stay(sd_folder, sdxl_folder, tmp_path):
-    for cls, folder, parts in (
-        (StableDiffusionTeacher, sd_folder, ["text_encoder"]),
-        (StableDiffusionXLTeacher, sdxl_folder, ["text_encoder", "text_encoder_2"]),
-    ):
+def test_text_encoders_count_where_they_stay(make_plan, sd_folder, sdxl_folder):
+    for folder, parts in ((sd_folder, ["text_encoder"]), (sdxl_folder, ["text_encoder", "text_encoder_2"])):
         size = sum(
             value.numel() for part in parts for value in load_file(folder / part / "model.safetensors").values()
         )
-        assert cls(str(folder)).count_text_parameters() == size
-        rows = {}
-        for cache in ("off", "memory"):
-            args = DistillationArguments(
-                str(folder), prompt_dataset="p", output_dir=str(tmp_path), cache_text_embeddings=cache
-            )
-            rows[cache] = plan(args, cls(str(folder)), 5, make_accelerator(args))
-        assert any("text encoders" in text for _, text in rows["off"])
-        assert not any("text encoders" in text for _, text in rows["memory"])
+        for dtype in (torch.float32, torch.bfloat16):
+            plan = make_plan(dtype, pretrained_teacher_model=str(folder), cache_text_embeddings="off")
+            assert plan.family.count_encoder_parameters() == size
+            assert plan.weights()["text encoders"] == size * dtype.itemsize
+        plan = make_plan(pretrained_teacher_model=str(folder), cache_text_embeddings="memory")
+        assert "text encoders" not in plan.weights()
 
 
-def test_activations_grow_and_shrink_as_they_should(sd_folder, sdxl_folder, tmp_path):
-    def peak(teacher, **settings):
-        args = DistillationArguments("t", prompt_dataset="p", lora_rank=4, **{"train_batch_size": 1, **settings})
-        unet, roles = meta_roles(args, teacher, torch.float32)
-        return activations(args, teacher, unet, roles, torch.float32)["activations"]
+def test_activations_grow_and_shrink_as_they_should(make_plan, sd_folder, sdxl_folder):
+    for folder in (sd_folder, sdxl_folder):
 
-    for teacher in (StableDiffusionTeacher(str(sd_folder)), StableDiffusionXLTeacher(str(sdxl_folder))):
-        one = peak(teacher, resolution=["32"])
-        assert peak(teacher, resolution=["32"], train_batch_size=2) == pytest.approx(2 * one, rel=0.05)
-        assert peak(teacher, resolution=["32", "64x32"]) == peak(teacher, resolution=["64x32"]) > 1.8 * one
-        assert peak(teacher, resolution=["32"], gradient_checkpointing=True) < 0.7 * one
-        assert peak(teacher, resolution=["32"], student="full") != one  # a LoRA keeps its own intermediate results
+        def peak(folder=folder, **settings):
+            settings = {"resolution": ["32"], "train_batch_size": 1, **settings}
+            return make_plan(pretrained_teacher_model=str(folder), **settings).activations()["activations"]
+
+        one = peak()
+        assert peak(train_batch_size=2) == pytest.approx(2 * one, rel=0.05)
+        assert peak(resolution=["32", "64x32"]) == peak(resolution=["64x32"]) > 1.8 * one
+        assert peak(gradient_checkpointing=True) < 0.7 * one
+        assert peak(student="full") != one  # a LoRA keeps its own intermediate results
 
 
-def test_the_verdict_without_a_gpu(sd_folder, tmp_path):
-    args = DistillationArguments(str(sd_folder), prompt_dataset="p", output_dir=str(tmp_path))
-    rows = plan(args, StableDiffusionTeacher(str(sd_folder)), 5, make_accelerator(args))
+def test_forwards_of_an_update(make_plan):
+    def text(**settings):
+        return dict(make_plan(**settings).rows())["stage 2"]
+
+    assert text() == "8 updates, each of 5 forwards of the network a sample"
+    assert "each of 7 " in text(guidance_scale=2.0, fake_guidance_scale=1.5)
+    assert "each of 9 " in text(fake_score_updates_per_step=3)
+
+
+def test_the_verdict_without_a_gpu(make_plan):
+    rows = make_plan().rows()
     assert rows[-1][0] == "GPU" and "computed, not measured" in rows[-2][1]

@@ -5,9 +5,7 @@ import functools
 
 import pytest
 import torch
-from stepping import steps
-
-from disback_diffusers.training.backtracking import DistributionBacktracking
+from stepping import backtracking, steps
 
 
 LAYERS = {"lora": {"lora_target_modules": ["to_q", "conv1"]}, "full": {}}  # few, as tracing each takes seconds
@@ -25,8 +23,8 @@ def test_the_result_is_the_same(make_context, monkeypatch, flag, student):
         context = make_context(
             student=student, no_backtracking=True, guidance_scale=2.0, **LAYERS[student], **{flag: on}
         )
-        steps(DistributionBacktracking(context, None), 2)
-        results.append({**context.student.state_dict(), **context.roles.state_dict("fake")})
+        steps(backtracking(context), 2)
+        results.append({**context.student.denoiser.state_dict(), **context.roles.state_dict("fake")})
     plain, other = results
     assert plain.keys() == other.keys()
     for key, value in plain.items():

@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from stepping import backtracking
 
 from disback_diffusers.evaluation.judge import Judge
-from disback_diffusers.training.backtracking import DistributionBacktracking
-from disback_diffusers.training.distance import DistanceProbe, load_instruments
 from disback_diffusers.training.run_folder import RunFolder
-from disback_diffusers.training.trainer import Trainer
 
 
 FD = {"log_fd_every": 3, "fd_reference": "embedded"}
-
-
-def make_probe(context):
-    return DistanceProbe(context, *load_instruments(context.args, "cpu"))
 
 
 @pytest.mark.parametrize("cache", ["off", "memory"])
@@ -28,12 +22,12 @@ def test_it_is_that_of_the_averaged_students_images(make_context, cache):
     context.roles.randomize("student", seed=1)
     for average in context.student.ema.shadow_params:
         average.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
-    probe, judge, rows = make_probe(context), Judge(), []
-    assert probe.indices == [0, 1, 2, 3]
-    encode = context.teacher.load_encoder("cpu")
+    (probe,), judge, rows = context.probes, Judge(), []
+    assert probe.prompts == [0, 1, 2, 3]
+    encode = context.family.load_encoder("cpu")
     with context.student.averaged(), torch.no_grad():
-        for i, noise in zip(probe.indices, probe.noise, strict=True):
-            image = context.teacher.decode(context.student(noise[None], encode([context.batches.bank.prompts[i]])))
+        for i, z in zip(probe.prompts, probe.z, strict=True):
+            image = context.family.decode(context.student(z[None], encode([context.sources.prompts[i]])))
             rows.append(judge.image_features((image * 255).round() / 255))
     features = torch.cat(rows).double().numpy()
     mean, covariance = judge.reference["mean"].double().numpy(), judge.reference["covariance"].double().numpy()
@@ -42,7 +36,8 @@ def test_it_is_that_of_the_averaged_students_images(make_context, cache):
     expected = np.square(features.mean(0) - mean).sum() + np.trace(own + covariance - 2 * root)
     found = probe()
     assert found == {"fd": pytest.approx(expected, rel=1e-4)} and probe() == found
-    assert torch.equal(make_probe(context).noise, probe.noise)  # that of a resumed run
+    (other,) = context.probes
+    assert torch.equal(other.z, probe.z)  # that of a resumed run
 
 
 def test_training_goes_on_as_without_it(make_context, tmp_path):
@@ -51,16 +46,10 @@ def test_training_goes_on_as_without_it(make_context, tmp_path):
         context = make_context(no_backtracking=True, logging_steps=2, **settings)
         folder = RunFolder(tmp_path / f"run-{len(settings)}")
         folder.open(context.args.settings())
-
-        class NoPictures:
-            def draw(self, step):
-                pass
-
-        probes = [make_probe(context)] if settings else []
-        Trainer(context, folder, NoPictures(), probes).run(DistributionBacktracking(context, None))
+        context.trainer(folder, probes=context.probes).run(backtracking(context))
         folder.close()
         lines = [json.loads(line) for line in (folder.folder / "log.jsonl").read_text().splitlines()]
-        results.append(({line["step"]: line.get("fd") for line in lines}, context.student.state_dict()))
+        results.append(({line["step"]: line.get("fd") for line in lines}, context.student.denoiser.state_dict()))
     (without, plain), (with_it, student) = results
     assert not any(without.values()) and [step for step, value in with_it.items() if value] == [3, 6]
     assert all(torch.equal(plain[key], student[key]) for key in plain)

@@ -1,0 +1,78 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""The times that are trained at: their range, their distribution, and where evenly spread ones are."""
+
+import math
+
+import pytest
+import torch
+
+from disback_diffusers.diffusion.noise import NoiseSchedule
+from disback_diffusers.diffusion.times import LogUniformTimes, UniformTimes, training_times
+
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SIGMAS = LogUniformTimes(0.002, 80.0)
+BOTH = [UniformTimes(20, 979), SIGMAS]
+N = 20_000
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("steps, expected", [(1000, (20, 979)), (60, (1, 58)), (100, (2, 97))])
+def test_two_hundredths_of_the_timesteps_are_left_out_at_either_end(steps, expected):
+    schedule = NoiseSchedule.from_scheduler({**SD, "num_train_timesteps": steps})
+    assert training_times(schedule) == UniformTimes(*expected)
+
+
+def test_an_edm_schedule_is_trained_at_all_levels():
+    assert training_times(NoiseSchedule.edm(0.002, 80.0)) == SIGMAS
+
+
+def test_whole_timesteps_are_all_as_likely():
+    t = UniformTimes(5, 8).sample(N, generator())
+    assert t.dtype == torch.long and t.shape == (N,)
+    values, counts = t.unique(return_counts=True)
+    assert values.tolist() == [5, 6, 7, 8], "both ends are among them"
+    assert (counts / N - 0.25).abs().max() < 4 * (0.25 * 0.75 / N) ** 0.5
+
+
+def test_the_logarithm_of_the_noise_levels_is_uniform():
+    t = SIGMAS.sample(N, generator())
+    assert t.shape == (N,) and (t >= 0.002 * (1 - 1e-5)).all() and (t <= 80 * (1 + 1e-5)).all()
+    low, high = math.log(0.002), math.log(80)
+    share = ((t.double().log() - low) / (high - low)).sort().values  # uniform in [0, 1]
+    expected = (torch.arange(N) + 0.5) / N
+    assert (share - expected).abs().max() < 1.95 / N**0.5  # Kolmogorov: exceeded once in a thousand
+
+
+@pytest.mark.parametrize("times", BOTH, ids=["uniform", "log-uniform"])
+def test_random_times_come_from_the_generator_alone(times):
+    torch.manual_seed(1)
+    first = times.sample(50, generator(3))
+    torch.manual_seed(2)
+    assert torch.equal(first, times.sample(50, generator(3))) and not torch.equal(first, times.sample(50, generator(4)))
+
+
+@pytest.mark.parametrize("times", BOTH, ids=["uniform", "log-uniform"])
+def test_a_schedule_takes_them(times):
+    schedule = NoiseSchedule.edm(0.002, 80.0) if times is SIGMAS else NoiseSchedule.from_scheduler(SD)
+    x = torch.ones(1000, 2)
+    for t in (times.sample(1000, generator()), times.spread(1000)):
+        assert schedule.add_noise(x, x, t).isfinite().all()
+
+
+def test_spread_timesteps_are_the_middles_of_equal_parts():
+    assert UniformTimes(20, 980).spread(4).tolist() == [140, 380, 620, 860]
+    assert UniformTimes(20, 980).spread(1).tolist() == [500]
+    t = UniformTimes(20, 979).spread(64)
+    assert t.dtype == torch.long and (t.diff() - 959 / 64).abs().max() <= 1
+    assert t.double().mean() == pytest.approx((20 + 979) / 2, abs=0.5)  # each is rounded down
+
+
+def test_spread_noise_levels_are_a_geometric_series():
+    t = SIGMAS.spread(5).double()
+    ratio = (80 / 0.002) ** (1 / 5)
+    torch.testing.assert_close(t, 0.002 * ratio ** (torch.arange(5, dtype=torch.float64) + 0.5), rtol=1e-5, atol=0)
+    torch.testing.assert_close(t * t.flip(0), torch.full_like(t, 0.002 * 80), rtol=1e-5, atol=0)

@@ -1,0 +1,120 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What must be easy to add: a family and an objective, each in one place."""
+
+import json
+
+import pytest
+import torch
+from toy_family import Points, save_points_teacher, two_clouds
+
+from disback_diffusers import DistillationArguments, distill
+from disback_diffusers.diffusion.losses import denoising_loss
+from disback_diffusers.models import families
+from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.roles import Roles
+from disback_diffusers.training.objectives import Objective
+
+
+SETTINGS = {"degradation_steps": 20, "degradation_nodes": 3, "max_train_steps": 200, "train_batch_size": 256,
+            "guidance_scale": 1.0, "validation_steps": 100, "logging_steps": 5, "fake_score_learning_rate": 5e-3,
+            "lr_scheduler": "cosine", "fake_score_lr_scheduler": "constant",
+            "degradation_learning_rate": 5e-3, "ema_decay": 0.9}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def points_teacher(tmp_path_factory):
+    return save_points_teacher(tmp_path_factory.mktemp("points"))
+
+
+@pytest.fixture
+def points(points_teacher, monkeypatch):
+    """The teacher's folder; the family is known, as if it had its line in `FAMILIES`."""
+    monkeypatch.setattr(families, "FAMILIES", [*families.FAMILIES, Points])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    return str(points_teacher)
+
+
+def log(folder):
+    """The lines of stage 2."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["stage"] == "backtracking"]
+
+
+def far_from_data(points):
+    """Mean distance of sorted coordinates from those of the data."""
+    real = two_clouds(len(points), torch.Generator().manual_seed(1))
+    return (points.sort(0).values - real.sort(0).values).abs().mean().item()
+
+
+@pytest.mark.parametrize("student, rate", [("lora", 3e-3), ("full", 1e-3)])
+def test_a_family_in_one_file_runs_both_stages(points, tmp_path, student, rate):
+    settings = {**SETTINGS, "student": student, "learning_rate": rate, "lora_rank": 8}
+    folder = distill(DistillationArguments(pretrained_teacher_model=points, output_dir=str(tmp_path), **settings))
+    manifest = json.loads((folder / "degradation" / "manifest.json").read_text())
+    assert [node["step"] for node in manifest["nodes"]] == [0, 5, 10, 20]
+    config = json.loads((folder / "disback_config.json").read_text())
+    assert (config["pipeline"], config["timesteps"]) == ("PointsPipeline", [399])
+    assert (folder / "samples" / "step-200.png").is_file()
+    assert {line["node"] for line in log(folder)} == {2, 1, 0}  # the path was walked
+
+    before, after = (sampled(points, folder if trained else None, student) for trained in (False, True))
+    assert far_from_data(after) < 0.7 * far_from_data(before)
+
+
+def sampled(teacher, folder, student):
+    """1,000 points of the student in one step, trained or as it starts."""
+    family = open_teacher(teacher)
+    network, generator = family.load_network(), torch.Generator().manual_seed(2)
+    if folder and student == "full":
+        network = Points.network_class.from_pretrained(folder / "unet")
+    elif folder:
+        network = with_lora(network, folder)
+    z, t = torch.randn(1000, 2, generator=generator), torch.full((1000,), 399)
+    with torch.no_grad():
+        return family.schedule.to_x0(network(z, t), z, t)
+
+
+def with_lora(network, folder):
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "pytorch_lora_weights.safetensors")
+    roles = Roles(network)
+    roles.add("student", rank=8, alpha=8, targets=Points.lora_targets["all"])
+    roles.load_state_dict("student", {key.removeprefix("unet."): value for key, value in state.items()})
+    roles.use("student")
+    return network
+
+
+def test_a_family_without_prompts_takes_none(points, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"pretrained_teacher_model": points, "prompt_dataset": "embedded"}
+    with pytest.raises(ValueError, match="--prompt_dataset: a PointsPipeline is not conditioned on prompts"):
+        distill(DistillationArguments(**settings, **SETTINGS))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ScoreIdentity(Objective):
+    """After SiD (Zhou et al., 2024): the student's loss is differentiated through both scores."""
+
+    def losses(self, batch):
+        x0 = self.student.training_samples(batch)
+        batch.samples = x0.detach()
+        x_t = self.schedule.add_noise(x0, batch.noise, batch.t)
+        fake = self.fake.x0(x_t, batch.t, batch.score_conditions)
+        target = self.target.x0(x_t, batch.t, batch.score_conditions)
+        student_loss = ((fake - target) * (fake - x0)).mean()
+        yield "student", student_loss
+        output = self.fake.output(x_t.detach(), batch.t, batch.score_conditions)
+        fake_loss = denoising_loss(output, batch.samples, batch.noise, batch.t, self.schedule)
+        yield "fake", fake_loss
+        yield {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach()}
+
+
+def test_an_objective_in_one_class_trains_through_the_scores(points, tmp_path, monkeypatch):
+    monkeypatch.setattr("disback_diffusers.training.distill.DistributionMatching", ScoreIdentity)
+    settings = {**SETTINGS, "max_train_steps": 40, "student": "full", "learning_rate": 1e-4}
+    folder = distill(DistillationArguments(pretrained_teacher_model=points, output_dir=str(tmp_path), **settings))
+    assert all(abs(line["loss_student"]) < 100 for line in log(folder))
+    assert not torch.equal(sampled(points, folder, "full"), sampled(points, None, "full"))
