@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-# -I: what lies in the current folder does not count as installed.
+# -I: what is in the current folder does not count as installed.
 PROBE := import os, importlib.util as u; package = u.find_spec("disback_diffusers"); \
 	assert package.origin.startswith(os.getcwd()) and u.find_spec("pytest") and u.find_spec("xdist") and u.find_spec("ruff")
 ifeq ($(shell python -I -c '$(PROBE)' 2>/dev/null && echo ready),ready)
@@ -24,10 +24,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test style quality
+.PHONY: help demo test test-fast style quality
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1	/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1	/'
 	@echo
 	@echo "Variables: PIP_FLAGS='$(PIP_FLAGS)' (PIP_FLAGS= takes the newest releases), TORCH='$(TORCH)', PYTEST_ARGS='$(PYTEST_ARGS)'"
 	@echo "Without a GPU, a CPU build of torch, chosen by PIP_FLAGS or installed in .venv beforehand, spares gigabytes."
@@ -39,6 +39,9 @@ demo: $(INSTALLED)  ## distil the embedded teacher into outputs/demo and report 
 
 test: $(ENVIRONMENT)  ## run the tests
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-fast: $(ENVIRONMENT)  ## run the tests that start no processes
+	$(PYTHON) -m pytest $(PYTEST_ARGS) -m "not process and not slow"
 
 style: $(ENVIRONMENT)  ## format the code and correct what can be corrected
 	$(PYTHON) -m ruff check --fix .

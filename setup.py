@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Two folders lie at the top of the repository, where users look for them, and are installed inside the package."""
+"""Two folders are at the top of the repository, where users look for them, and are installed inside the package."""
 
 import re
 from pathlib import Path

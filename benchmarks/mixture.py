@@ -43,6 +43,7 @@ SHARED = {
     "guidance_scale": 1.0, "logging_steps": EVERY, "checkpointing_steps": 10**9, "validation_steps": 0,
     "steps_per_node": 100,
 }  # fmt: skip
+RATE = 2e-4  # of target and fake score, which are adapters
 BASELINE = "no_backtracking"
 VARIANTS = {
     "disback": {},
@@ -98,9 +99,6 @@ def distillation(
     trainer = Trainer(Accelerator(cpu=True), parallel, run_folder, args.run, probes=[DistanceToData(family, student)])
     run_folder.open(args.settings())
     return Distillation(args, sources, parallel, run_folder, networks, batches, None, trainer)
-
-
-RATE = 1e-3  # of target and fake score, which are adapters
 
 
 def train(run: Distillation) -> dict[str, list]:

@@ -9,12 +9,14 @@ Writes mixture_student.png, mixture_scores.png, mixture_mismatch.png and mixture
 
 import argparse
 import json
+import logging
+import tempfile
 from pathlib import Path
 
 import torch
-from gaussians import Mixture, Student, train_teacher
+from gaussians import CloudStudent, Gaussians, Mixture, train_teacher
 from matplotlib.figure import Figure
-from mixture import BATCH, EVERY, VARIANTS, Distillation
+from mixture import EVERY, SHARED, VARIANTS, DistanceToData, distillation, train
 
 from disback_diffusers import NoiseSchedule, mismatch_degree
 from disback_diffusers.files import user_path
@@ -23,48 +25,51 @@ from disback_diffusers.files import user_path
 SHOWN = ("disback", "no_backtracking")
 MOMENTS = (0, 200, 400, 600, 800, 1200, 2400)
 GRID, LEVEL = 6.0, 1.0  # of Fig. 9: half its side, and the noise level of both scores
+POINTS = 512  # for the mismatch degree
 SCHEDULE = NoiseSchedule.edm(0.05, 20.0)
 
 
-class Watch:
-    """Keeps samples of the student, its fake score and its mismatch degree along the training."""
+class Watch(DistanceToData):
+    """A probe that keeps samples of the student, its fake score and its mismatch degree along the training."""
 
-    def __init__(self, teacher):
-        self.teacher, self.samples, self.mismatch, self.fake = teacher, {}, [], {}
-        self.z = torch.randn(1, 2000, 2, generator=torch.Generator().manual_seed(3))
+    def __init__(self, family, networks):
+        super().__init__(family, networks.student)
+        self.networks, self.step, self.samples, self.mismatch = networks, 0, {}, []
 
-    def __call__(self, step, distillation):
-        with torch.no_grad():
-            points = distillation.average(self.z)
-            self.mismatch.append(mismatch(self.teacher, points))
-            if step in MOMENTS:
-                self.samples[step] = points[0]
-            if step == MOMENTS[1]:
-                self.fake = score(distillation.fake, grid(points))
+    def __call__(self):
+        """Called every 25 updates, and once before the first."""
+        points = self.points()[:2000]
+        self.mismatch.append(mismatch(self.networks.teacher, points))
+        if self.step in MOMENTS:
+            self.samples[self.step] = points
+        if self.step == MOMENTS[1]:
+            self.fake_score = score(self.networks.fake, grid(points))
+        self.step += EVERY
+        return super().__call__()
 
 
-def score(net, x, level=LEVEL):
-    """Of a network at points x (1, n, 2)."""
-    with torch.no_grad():
-        return (net(x, torch.full((1, x.shape[1], 1), level)) - x) / level**2
+@torch.no_grad()
+def score(denoiser, x, level=LEVEL):
+    """Of a network at points x (n, 2)."""
+    return denoiser.score(x, torch.full((len(x),), level), None)
 
 
 def grid(points):
-    """Points (1, n, 2) around these (1, m, 2)."""
+    """Points (n, 2) around these (m, 2)."""
     line = torch.linspace(-GRID, GRID, 21)
-    return torch.cartesian_prod(line, line)[None] + points.mean(1, keepdim=True)
+    return torch.cartesian_prod(line, line) + points.mean(0)
 
 
+@torch.no_grad()
 def mismatch(teacher, points):
-    """Eq. 9: the teacher's score against that of these points (1, n, 2) themselves, at noise levels 0.3 to 3."""
+    """Eq. 9: the teacher's score against that of these points (n, 2) themselves, at noise levels 0.3 to 3."""
     generator = torch.Generator().manual_seed(4)
-    sigma = torch.logspace(-0.5, 0.5, BATCH)
-    x_t = points[0, :BATCH] + sigma[:, None] * torch.randn(BATCH, 2, generator=generator)
-    estimate = (teacher(x_t[None], sigma[None, :, None])[0] - x_t) / sigma[:, None] ** 2
-    return mismatch_degree(estimate, x_t, sigma, points[0], SCHEDULE).mean().item()
+    sigma = torch.logspace(-0.5, 0.5, POINTS)
+    x_t = points[:POINTS] + sigma[:, None] * torch.randn(POINTS, 2, generator=generator)
+    return mismatch_degree(teacher.score(x_t, sigma, None), x_t, sigma, points, SCHEDULE).mean().item()
 
 
-def draw_students(watches, data, offset):
+def plot_students(watches, data, offset):
     figure = Figure(figsize=(2.6 * len(MOMENTS), 5.6), layout="constrained")
     for axes_row, (name, watch) in zip(figure.subplots(len(watches), len(MOMENTS)), watches.items()):
         for axes, moment in zip(axes_row, MOMENTS):
@@ -74,23 +79,23 @@ def draw_students(watches, data, offset):
     return figure
 
 
-def draw_scores(teacher, watch, data):
+def plot_scores(teacher, watch, data):
     figure = Figure(figsize=(14, 5), layout="constrained")
     far = watch.samples[MOMENTS[1]]
-    around = grid(far[None])
+    around = grid(far)
     shown = (
-        ("teacher on the data", score(teacher, grid(data)), data[0], grid(data)),
+        ("teacher on the data", score(teacher, grid(data)), data, grid(data)),
         ("teacher on the student", score(teacher, around), far, around),
-        ("fake score on the student", watch.fake, far, around),
+        ("fake score on the student", watch.fake_score, far, around),
     )
     for axes, (name, arrows, cloud, points) in zip(figure.subplots(1, 3), shown):
         axes.scatter(*cloud.T, s=1, alpha=0.3, color="C1")
-        axes.quiver(*points[0].T, *arrows[0].T, color="C0", angles="xy")
+        axes.quiver(*points.T, *arrows.T, color="C0", angles="xy")
         axes.set(title=f"{name}, noise level {LEVEL:g}", aspect="equal")
     return figure
 
 
-def draw_mismatch(watches, lower):
+def plot_mismatch(watches, lower):
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, watch in watches.items():
@@ -106,20 +111,24 @@ def main():
     parser.add_argument("--output_dir", type=user_path, default=Path("."))
     parser.add_argument("--offset", type=float, default=20.0)
     args = parser.parse_args()
-    mixture = Mixture()
-    teacher, data = train_teacher(mixture), mixture.sample((1, 2000), torch.Generator().manual_seed(5))
-    watches = {}
+    logging.getLogger("disback_diffusers").setLevel(logging.WARNING)
+    mixture, watches = Mixture(), {}
+    family, data = Gaussians(mixture, train_teacher(mixture)), mixture.sample(2000, torch.Generator().manual_seed(5))
+    start = CloudStudent(SHARED["ema_decay"], args.offset, spread=0.3)
     for name in SHOWN:
-        watches[name] = Watch(teacher)
-        torch.manual_seed(0)
-        student = Student(mixture.dimensions, 1, args.offset)
-        Distillation(mixture, teacher, VARIANTS[name], student).run(MOMENTS[-1], watches[name])
+        with tempfile.TemporaryDirectory() as folder:
+            run = distillation(family, start, VARIANTS[name], MOMENTS[-1], 1.0, 0, Path(folder) / "run")
+            watches[name] = Watch(family, run.networks)
+            run.trainer.probes = [watches[name]]
+            train(run)
+            run.folder.close()
         print(f"{name}: mismatch {watches[name].mismatch[0]:.2f} to {watches[name].mismatch[-1]:.2f}", flush=True)
+    teacher = run.networks.teacher
     lower = mismatch(teacher, data)
     figures = {
-        "student": draw_students(watches, data[0], args.offset),
-        "scores": draw_scores(teacher, watches[SHOWN[0]], data),
-        "mismatch": draw_mismatch(watches, lower),
+        "student": plot_students(watches, data, args.offset),
+        "scores": plot_scores(teacher, watches[SHOWN[0]], data),
+        "mismatch": plot_mismatch(watches, lower),
     }
     for name, figure in figures.items():
         figure.savefig(args.output_dir / f"mixture_{name}.png", dpi=110)

@@ -17,7 +17,7 @@ from .errors import RunError
 LORA_NAME = "pytorch_lora_weights.safetensors"  # as diffusers names a LoRA's file
 CONFIG_NAME = "disback_config.json"  # of a student: how it is loaded and called
 LOG = "log.jsonl"  # of a run: a line a logged step
-DIGESTED = 1 << 20  # bytes of either end of a weights file: enough to tell two trainings apart
+DIGESTED = 1 << 20  # bytes of either end of a weights file: enough to distinguish two trainings
 
 # What torch.save says, as a bare RuntimeError, when the file system refuses.
 _TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "unexpected pos", "open file failed")
@@ -30,7 +30,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], None]) -> None
     Args:
         path: The file to write. Missing parent folders are made.
         write: Called with a temporary path in the same folder (with another suffix: a writer that chooses a format by
-            suffix must be told it), where it has to leave the content.
+            suffix needs to know it), where it has to leave the content.
 
     Raises:
         RunError: The file cannot be written: disk full, no permission, read-only file system. Whatever else `write`
@@ -94,7 +94,7 @@ def _sync(path: Path) -> None:
 
 
 def _remedy(error: Exception) -> str:
-    in_text = re.search(r"os error (\d+)", str(error))  # all that safetensors tells
+    in_text = re.search(r"os error (\d+)", str(error))  # all that safetensors reports
     number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
     if number in NO_ROOM:
         return "free space on that disk (or raise the quota) and resume."

@@ -13,17 +13,18 @@ import os
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
+from tiny_data import EMOJI, encode, load_pairs
 from tqdm.auto import tqdm
-from train_tiny_teacher import HERE, encode, load_pairs
 
-from disback_diffusers.diffusion.guidance import classifier_free_guidance
-from disback_diffusers.files import user_path
-from disback_diffusers.hub import save_student_lora
+from disback_diffusers.artifact.save import save_lora
 from disback_diffusers.data.bank import PromptBank
-from disback_diffusers.models.embedded import EMBEDDED
-from disback_diffusers.diffusion.consistency import boundary_scalings
-from disback_diffusers.models.roles import ALL_TARGETS, Roles, present_targets
+from disback_diffusers.diffusion.guidance import guided_output
+from disback_diffusers.files import user_path
+from disback_diffusers.models.denoiser import ConsistencyDenoiser, Denoiser
+from disback_diffusers.models.embedded import EMBEDDED, resolve
 from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.roles import Roles
 
 
 SOLVER_STEPS = 50
@@ -32,7 +33,7 @@ HUBER_C = 1e-3
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data", type=os.path.expanduser, default=str(HERE / "data" / "noto_emoji_32.parquet"))
+    parser.add_argument("--train_data", type=os.path.expanduser, default=str(EMOJI))
     parser.add_argument("--output_dir", type=user_path, default=Path("tiny-lcm-lora"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -44,47 +45,40 @@ def parse_args():
 
 
 class ConsistencyDistillation:
-    """LCM's loss for an adapter on the teacher's own UNet."""
+    """LCM's loss for an adapter on the teacher's own network."""
 
     def __init__(self, args):
         self.args = args
-        self.teacher = open_teacher(EMBEDDED)
-        self.schedule = self.teacher.schedule
+        family = open_teacher(EMBEDDED)
         images, names = load_pairs(args.train_data)
-        self.latents = encode(self.teacher.load_vae(), images)
-        self.bank = PromptBank(names, self.teacher.load_encoder("cpu"), cache="memory")
-        self.roles = Roles(self.teacher.load_unet())
-        targets = present_targets(self.roles.network, ALL_TARGETS)
+        self.latents = encode(AutoencoderKL.from_pretrained(resolve(EMBEDDED), subfolder="vae"), images)
+        self.bank = PromptBank(names, family.load_encoder("cpu"), cache="memory")
+        network, self.schedule = family.load_network(), family.schedule
+        self.roles = Roles(network)
+        targets = family.find_lora_targets(network, ["all"])
         self.roles.add("lcm", args.lora_rank, args.lora_rank, targets, seed=args.seed)
+        self.teacher = Denoiser(family, network, self.schedule, self.roles)
+        self.student = ConsistencyDenoiser(family, network, self.schedule, self.roles, "lcm")
         self.random = torch.Generator().manual_seed(args.seed)
 
     def loss(self):
-        """Huber distance of the answers at two neighbouring points of one solver trajectory."""
+        """Huber distance of the predictions at two neighbouring points of one solver trajectory."""
         n, skip = self.args.batch_size, self.schedule.num_train_timesteps // SOLVER_STEPS
         chosen = torch.randint(len(self.latents), (n,), generator=self.random)
-        conditioning, x0 = self.bank.batch(chosen.tolist()), self.latents[chosen]
+        conditions, x0 = self.bank.batch(chosen.tolist()), self.latents[chosen]
         start = (torch.randint(SOLVER_STEPS, (n,), generator=self.random) + 1) * skip - 1
         end = (start - skip).clamp(min=0)
         x_start = self.schedule.add_noise(x0, torch.randn(x0.shape, generator=self.random), start)
-        answer = self.answer(x_start, start, conditioning)
+        predicted = self.student.x0(x_start, start, conditions)
         with torch.no_grad():
-            x_end = self.solver_step(x_start, start, end, conditioning)
-            target = self.answer(x_end, end, conditioning)
-        return ((answer - target).square() + HUBER_C**2).sqrt().mean() - HUBER_C
+            x_end = self.solver_step(x_start, start, end, conditions)
+            target = self.student.x0(x_end, end, conditions)
+        return ((predicted - target).square() + HUBER_C**2).sqrt().mean() - HUBER_C
 
-    def answer(self, x_t, t, conditioning):
-        """c_skip x_t + c_out x0, x0 as the adapter has it."""
-        with self.roles("lcm"):
-            x0 = self.schedule.to_x0(self.roles.network(x_t, t, **conditioning.kwargs()).sample, x_t, t)
-        c_skip, c_out = (c.view(-1, 1, 1, 1) for c in boundary_scalings(t))
-        return c_skip * x_t + c_out * x0
-
-    def solver_step(self, x_t, start, end, conditioning):
+    def solver_step(self, x_t, start, end, conditions):
         """One step of DDIM along the guided teacher."""
-        both = self.bank.empty.expand(len(x_t)).cat(conditioning)
-        with self.roles():
-            output = self.roles.network(torch.cat([x_t, x_t]), torch.cat([start, start]), **both.kwargs()).sample
-        output = classifier_free_guidance(*output.chunk(2), self.args.guidance_scale)
+        empty = self.bank.empty.expand(len(x_t))
+        output = guided_output(self.teacher.output, x_t, start, conditions, empty, self.args.guidance_scale)
         x0, epsilon = self.schedule.to_x0(output, x_t, start), self.schedule.to_epsilon(output, x_t, start)
         return self.schedule.add_noise(x0, epsilon, end)
 
@@ -103,7 +97,7 @@ def main():
         schedule.step()
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.4f}")
-    save_student_lora(args.output_dir, roles.state_dict("lcm"), roles.lora_config("lcm"))
+    save_lora(args.output_dir, roles.state_dict("lcm"), roles.lora_config("lcm"))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
     python examples/train_tiny_sdxl_teacher.py --output_dir tiny-sdxl
 
-As in SDXL two frozen text encoders are heard (the embedded teacher's and the embedded judge's, whose pooled embedding
-is told too), and the size and crop of each image. What is shown, by chance:
+As in SDXL, the UNet is conditioned on two frozen text encoders (the embedded teacher's and the embedded judge's, of
+which the pooled embedding is given too), and on the size and crop of each image. What is shown, by chance:
 
 - an emoji at its own size, 32x32;
 - one in the middle of a white image of 48x32 (width x height);
@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from train_tiny_teacher import HERE, encode, fit, load_pairs, tidy_configs
+from tiny_data import EMOJI, encode, load_pairs, tidy_configs
+from train_tiny_teacher import fit
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from disback_diffusers.files import user_path
@@ -37,7 +38,7 @@ BATCH = 64
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train_data", type=os.path.expanduser, default=str(HERE / "data" / "noto_emoji_32.parquet"))
+    parser.add_argument("--train_data", type=os.path.expanduser, default=str(EMOJI))
     parser.add_argument("--output_dir", type=user_path, default=Path("tiny-sdxl"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument(
@@ -119,7 +120,7 @@ def build_pipeline():
 
 @torch.no_grad()
 def embed(pipeline, names):
-    """Hidden states (n + 1, tokens, size) and pooled embeddings (n + 1, size), the empty prompt's zeros last."""
+    """Hidden states (n + 1, tokens, size) and pooled embeddings (n + 1, size); zeros for the empty prompt are last."""
     hidden, pooled = [], []
     for i in range(0, len(names), 64):
         embeds, _, pooled_embeds, _ = pipeline.encode_prompt(names[i : i + 64], do_classifier_free_guidance=False)
@@ -136,10 +137,10 @@ def train(pipeline, images, names, args):
     def loss_fn():
         chosen = torch.randint(len(names), (BATCH,))
         x0, time_ids = views.batch(chosen)
-        told = torch.where(torch.rand(BATCH) < 0.1, len(names), chosen)
+        prompts = torch.where(torch.rand(BATCH) < 0.1, len(names), chosen)
         noise, t = torch.randn_like(x0), torch.randint(1000, (BATCH,), device=args.device)
-        added = {"text_embeds": pooled[told], "time_ids": time_ids.to(args.device)}
-        predicted = unet(scheduler.add_noise(x0, noise, t), t, hidden[told], added_cond_kwargs=added).sample
+        added = {"text_embeds": pooled[prompts], "time_ids": time_ids.to(args.device)}
+        predicted = unet(scheduler.add_noise(x0, noise, t), t, hidden[prompts], added_cond_kwargs=added).sample
         return {"loss": F.mse_loss(predicted.float(), noise)}
 
     ema = EMAModel(unet.parameters(), decay=0.999)

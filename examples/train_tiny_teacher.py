@@ -29,33 +29,21 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from datasets import load_dataset
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
-from tokenizers import models, pre_tokenizers, trainers
+from tiny_data import EMOJI, TEXT_SIZE, build_tokenizer, encode, load_pairs, text_config, tidy_configs, tokenize
 from tqdm.auto import tqdm
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionConfig
 
 from disback_diffusers.evaluation.frechet import statistics
 from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.files import user_path
 
 
-MAX_TOKENS = 32
-VOCABULARY_SIZE = 1536
-TEXT_SIZE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
-HERE = Path(__file__).parent
-
-
 def parse_args(input_args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--train_data",
-        type=os.path.expanduser,
-        default=str(HERE / "data" / "noto_emoji_32.parquet"),
-        help="Columns image, text.",
-    )
+    parser.add_argument("--train_data", type=os.path.expanduser, default=str(EMOJI), help="Columns image, text.")
     parser.add_argument("--output_dir", type=user_path, default=Path("tiny-teacher"))
     parser.add_argument("--parts", nargs="+", choices=("vae", "unet", "judge"), default=("vae", "unet", "judge"))
     parser.add_argument("--vae_steps", type=int, default=4000)
@@ -73,53 +61,11 @@ def parse_args(input_args=None):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Data and text
-
-
-def load_pairs(path):
-    """All images as one tensor (n, 3, 32, 32) in [-1, 1], and their names."""
-    data = load_dataset("parquet", data_files=str(path), split="train").with_format("torch")
-    return torch.stack(list(data["image"])).float() / 127.5 - 1, list(data["text"])
-
-
-def build_tokenizer(names):
-    """A CLIP tokenizer whose merges are learned on the names; every byte is a token, so no text is unknown."""
-    clip = CLIPTokenizer().backend_tokenizer  # for CLIP's normalizer and word splitting
-    learner = type(clip)(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE - 300, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator(names, trainer)
-    merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge) for merge in merges)]
-    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]  # the specials last, as in CLIP's own
-    vocab = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
-
-
-def tokenize(tokenizer, texts, device):
-    settings = {"padding": "max_length", "max_length": MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
-    return tokenizer(texts, **settings).input_ids.to(device)
-
-
-def text_config(tokenizer, **kwargs):
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=MAX_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **TEXT_SIZE,
-        **kwargs,
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Training
 
 
 def fit(name, parameters, loss_fn, steps, args, learning_rate, ema=None, weight_decay=0.0):
-    """AdamW with a one-cycle learning rate; `loss_fn()` draws its own batch and returns a dict with `loss`."""
+    """AdamW with a one-cycle learning rate; `loss_fn()` chooses its own batch and returns a dict with `loss`."""
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
@@ -176,13 +122,6 @@ def train_vae(images, args):
     return vae
 
 
-@torch.no_grad()
-def encode(vae, images):
-    """Latents (n, 4, h, w), scaled, of images (n, 3, H, W) in [-1, 1]."""
-    latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(256)])
-    return latents * vae.config.scaling_factor
-
-
 def train_unet(images, names, vae, tokenizer, args):
     """The conditional UNet with its text encoder, on epsilon, with 10 % empty prompts. Returns the pipeline."""
     text_encoder = CLIPTextModel(text_config(tokenizer)).to(args.device)
@@ -232,7 +171,7 @@ def train_unet(images, names, vae, tokenizer, args):
 
 
 def augment(images):
-    """Random shift, scale, turn, colour, blur and noise: the judge shall learn what is shown, not pixels."""
+    """Random shift, scale, turn, colour, blur and noise: the judge should learn what is shown, not pixels."""
     n, device = len(images), images.device
     angle, scale = torch.randn(n, device=device) * 0.1, 1 + torch.randn(n, device=device) * 0.1
     shift = torch.randn(n, 2, device=device) * 0.08
@@ -270,16 +209,6 @@ def train_judge(images, names, tokenizer, args):
 
     fit("judge", judge.parameters(), loss_fn, args.judge_steps, args, learning_rate=1e-3, weight_decay=0.05)
     return judge.eval()
-
-
-def tidy_configs(folder):
-    """Weights are stored in fp16 and meant for float32: what transformers loads goes by the dtype in its config."""
-    for file in folder.rglob("config.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # a path of this machine
-        if "dtype" in config:
-            config["dtype"] = "float32"
-        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def write_reference(images, names, judge_folder, args):

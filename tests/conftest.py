@@ -15,6 +15,15 @@ from tiny_models import build_small_unet, save_sd, save_sdxl
 torch.set_num_threads(1)  # tiny models are slower with more
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests of modules that can start processes, which `make test-fast` leaves out."""
+    for item in items:
+        names = vars(item.module)
+        from_script_runs = any(getattr(value, "__module__", None) == "script_runs" for value in names.values())
+        if from_script_runs or {"subprocess", "multiprocessing"} & names.keys():
+            item.add_marker("process")
+
+
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory):
     """A saved tiny Stable Diffusion pipeline; read only."""

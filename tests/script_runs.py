@@ -24,12 +24,13 @@ import torch
 from safetensors.torch import load_file
 
 
-SCRIPTS = Path(__file__).parents[1] / "train_scripts"
+ROOT = Path(__file__).parents[1]
+SCRIPTS, EXAMPLES = ROOT / "train_scripts", ROOT / "examples"
 SCRIPT = SCRIPTS / "train_disback_sd.py"
 LCM_SCRIPT = SCRIPTS / "train_disback_lcm_lora.py"
 SDXL_SCRIPT = SCRIPTS / "train_disback_sdxl.py"
 # Stage 1: nodes after 2, 3 and 6 updates; stage 2: two updates at node 2, two at node 1, four at the teacher.
-QUICK = ("--degradation_steps 6 --degradation_nodes 3 --steps_per_node 2 --node_switching fixed --max_train_steps 8 "
+QUICK = ("--degradation_steps 6 --degradation_nodes 3 --steps_per_node 2 --max_train_steps 8 "
          "--checkpointing_steps 2 --lora_rank 2 --lora_target_modules to_q to_v conv1 --train_batch_size 2 "
          "--learning_rate 1e-3 --fake_score_learning_rate 1e-3 --degradation_learning_rate 1e-3 --ema_decay 0.5 "
          "--validation_steps 0 --validation_prompts cat --resolution 16").split()  # fmt: skip
@@ -95,15 +96,15 @@ class Run:
         return self.process.exitcode
 
     @property
-    def told(self):
-        """The lines by which the script itself told why it ended."""
+    def messages(self):
+        """The lines in which the script itself says why it ended."""
         return [line for line in self.output.splitlines() if line.startswith(f"{self.script.name}: ")]
 
 
 def forkserver():
     """A `multiprocessing` context whose processes start with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["disback_diffusers.training.distill", "matplotlib.figure"])
+    context.set_forkserver_preload(["disback_diffusers.training.script", "matplotlib.figure"])
     return context
 
 
@@ -148,7 +149,7 @@ TWO_PROCESSES = ("--num_processes", "2", "--multi_gpu", "--main_process_port", "
 
 
 def pair_environments():
-    """What a launcher tells each of two processes."""
+    """The environment variables that a launcher sets for each of two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

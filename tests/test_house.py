@@ -49,9 +49,11 @@ SOURCES = sources()
 
 
 def imported(module):
-    """The package's own modules that a module imports."""
+    """The package's own modules that a module imports when it runs."""
     tree, is_package, found = ast.parse(SOURCES[module].read_text()), SOURCES[module].name == "__init__.py", set()
-    for node in ast.walk(tree):
+    for_checkers = {inner for node in ast.walk(tree) if isinstance(node, ast.If)
+                    and getattr(node.test, "id", "") == "TYPE_CHECKING" for inner in ast.walk(node)}  # fmt: skip
+    for node in set(ast.walk(tree)) - for_checkers:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in SOURCES}
         if not isinstance(node, ast.ImportFrom):

@@ -12,11 +12,13 @@ import disback_diffusers
 PUBLIC_NAMES = [
     "DegradationPath",
     "DisBackPipeline",
+    "DistillationArguments",
     "NoiseSchedule",
     "Roles",
     "RunError",
     "UsageError",
     "denoising_loss",
+    "distill",
     "distribution_matching_gradient",
     "mismatch_degree",
     "stable_target_score",

@@ -46,10 +46,10 @@ def test_every_file_counts(tmp_path, monkeypatch):
     assert len(hashes) == 3
 
 
-def test_only_the_sheet_is_drawn(capsys):
+def test_only_the_images_of_the_sheet_are_generated(capsys):
     import torch
 
-    class Drawn:
+    class Counting:
         count = 0
 
         def set_progress_bar_config(self, **kwargs):
@@ -59,7 +59,7 @@ def test_only_the_sheet_is_drawn(capsys):
             self.count += len(prompts)
             return type("Output", (), {"images": torch.rand(len(prompts), 3, 32, 32)})
 
-    emoji, pipeline = Emoji(), Drawn()
+    emoji, pipeline = Emoji(), Counting()
     emoji.measure("teacher", pipeline, {"FD": 1.5, "top-10 retrieval": 0.5})
     assert pipeline.count == len(emoji.shown) and "measured before" in capsys.readouterr().out
     assert (emoji.rows[0]["FD"], emoji.kept) == (1.5, ["teacher"])

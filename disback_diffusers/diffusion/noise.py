@@ -10,7 +10,7 @@ import math
 import torch
 
 from ..errors import UsageError
-from .scheduler_config import EDM_SETTINGS, alphas, full_config
+from .scheduler_config import EDM_SETTINGS, SchedulerOrConfig, alphas, full_config
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -47,7 +47,13 @@ class NoiseSchedule:
         time_range (`tuple`): the first and the last time, (0, T-1) or (sigma_min, sigma_max).
     """
 
-    def __init__(self, prediction_type, time_range, alphas=None, data_std=1.0):
+    def __init__(
+        self,
+        prediction_type: str,
+        time_range: tuple[int, int] | tuple[float, float],
+        alphas: torch.Tensor | None = None,
+        data_std: float = 1.0,
+    ):
         self.time_range = time_range
         self.num_train_timesteps = None if alphas is None else len(alphas)
         self._alphas = alphas
@@ -58,7 +64,7 @@ class NoiseSchedule:
         self.prediction_type = self._checked_type(prediction_type)
 
     @classmethod
-    def from_scheduler(cls, config_or_scheduler) -> "NoiseSchedule":
+    def from_scheduler(cls, config_or_scheduler: SchedulerOrConfig) -> "NoiseSchedule":
         """The schedule behind any diffusers scheduler that is defined by betas, or behind an EDM scheduler.
 
         The table is computed from the settings in float64: alpha = sqrt(cumprod(1 - beta)), sigma = sqrt(1 - alpha^2).

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 
 import diffusers
 import torch
+from diffusers import SchedulerMixin
 
 from ..errors import UsageError
 
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 EDM_SETTINGS = {"sigma_min", "sigma_max", "sigma_data", "prediction_type"}  # the EDM schedulers have all of these
+SchedulerOrConfig = SchedulerMixin | Mapping
 
 
-def full_config(config_or_scheduler) -> tuple[dict, str]:
+def full_config(config_or_scheduler: SchedulerOrConfig) -> tuple[dict, str]:
     """The config of a scheduler, with the defaults of its class, and the name of that class.
 
     Args:

@@ -1,7 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""How well images show their prompts, by a CLIP. (The one of torchmetrics 1.9 fails with transformers 5.)"""
+"""CLIP score: how well images show their prompts. (That of torchmetrics 1.9 fails with transformers 5.)"""
+
+from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPProcessor
 
@@ -12,29 +15,29 @@ BATCH = 32
 
 
 class ClipScore:
-    """Mean of 100 times the cosine between an image and its prompt, negative ones as 0 (Hessel et al., 2021).
+    """Mean of 100 times the cosine between an image and its prompt (Hessel et al., 2021). Negative cosines count as 0.
 
     Args:
         name (`str`): folder or Hub id of a CLIP and its processor.
-        device: where it runs.
+        device (`torch.device` or `str`): where it runs.
 
     Raises:
-        UsageError: there is none.
+        UsageError: transformers cannot load it.
     """
 
-    def __init__(self, name, device="cpu"):
+    def __init__(self, name: str, device: torch.device | str = "cpu"):
         try:
             self.processor = CLIPProcessor.from_pretrained(name)
             self.model = CLIPModel.from_pretrained(name).to(device).eval()
         except Exception as error:  # of two libraries
             raise UsageError(f"--clip_model {name} is no CLIP that transformers loads: {one_line(error)}") from None
 
-    def __call__(self, images, prompts):
-        """Of a sequence of PIL images, as the CLIP's own processor crops and resizes them, and as many prompts."""
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> float:
+        """The score of images with one prompt each. The CLIP's own processor crops and resizes the images."""
         cosines = []
         for start in tqdm(range(0, len(prompts), BATCH), desc="CLIP score", leave=False):
-            part = range(start, min(start + BATCH, len(prompts)))
-            cosines.append(self._cosines([images[i] for i in part], [prompts[i] for i in part]))
+            batch = range(start, min(start + BATCH, len(prompts)))
+            cosines.append(self._cosines([images[i] for i in batch], [prompts[i] for i in batch]))
         return 100 * torch.cat(cosines).clamp(min=0).mean().item()
 
     @torch.no_grad()

@@ -1,23 +1,25 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Curves of a run, from its log.jsonl: losses, gap, mismatch degree, FD; the changes of the target are marked."""
+"""Plots of a run from its log.jsonl: losses, score gap, mismatch degree, FD. Changes of the target are marked."""
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UsageError
 from ..files import LOG, atomic_write
 
 
-SMOOTHING = 0.95  # of the moving average drawn over the raw values
+SMOOTHING = 0.95  # of the moving average, which is plotted over the raw values
 LABELS = {
     "loss_target": "target, stage 1 (Eq. 7)",
     "loss_fake": "fake score (Eq. 5)",
     "loss_student": "student (Eq. 8)",
-    "gap": "mean |fake - target|, their estimates of x0",
+    "gap": "score gap: mean |fake - target| of the x0 estimates",
     "mismatch": "mismatch degree (Eq. 9)",
     "fd": "Fréchet distance to --fd_reference",
 }
-DRAWN = {
+FIGURES = {  # file name to keys of the log
     "losses": ["loss_target", "loss_fake", "loss_student"],
     "gap": ["gap"],
     "mismatch": ["mismatch"],
@@ -25,11 +27,14 @@ DRAWN = {
 }
 
 
-def read_log(run):
-    """The lines of a run's log, by stage: {"degradation": [...], "backtracking": [...]}.
+def read_log(run: str | os.PathLike) -> dict[str, list[dict]]:
+    """The lines of a run's log by stage: {"degradation": [...], "backtracking": [...]}.
+
+    Args:
+        run (`str` or `os.PathLike`): output folder of a run.
 
     Raises:
-        UsageError: no log, an empty one, or one that cannot be read.
+        UsageError: the log is missing or empty, or cannot be read.
     """
     file = Path(run) / LOG
     stages = {"degradation": [], "backtracking": []}
@@ -46,13 +51,13 @@ def read_log(run):
     return stages
 
 
-def switches(records):
-    """The lines of stage 2 with which another target began, with the first."""
+def switches(records: list[dict]) -> list[dict]:
+    """The lines of stage 2 at which the target changed, and the first line."""
     return [r for r, last in zip(records, [None, *records]) if not last or r["node"] != last["node"]]
 
 
-def add_seconds(stages):
-    """Give each line `seconds`: of training since the start of the run, both stages, without measuring and saving."""
+def add_seconds(stages: dict[str, list[dict]]) -> None:
+    """Add `seconds` to each line: training time since the start of stage 1, without measuring and saving."""
     seconds = 0.0
     for records in stages.values():
         last = 0
@@ -61,8 +66,8 @@ def add_seconds(stages):
             record["seconds"], last = seconds, record["step"]
 
 
-def smoothed(values):
-    """Exponential moving average, without the pull to 0 at its start."""
+def smoothed(values: Iterable[float]) -> list[float]:
+    """Exponential moving average with bias correction: the first average is the first value."""
     total = weight = 0.0
     averages = []
     for value in values:
@@ -71,25 +76,25 @@ def smoothed(values):
     return averages
 
 
-def plot_run(run, folder=None):
-    """Draw `losses`, `gap` and, where they were logged, `mismatch` and `fd`, each as PNG and SVG.
+def plot_run(run: str | os.PathLike, folder: str | os.PathLike | None = None) -> list[Path]:
+    """Plot `losses`, `gap` and, where they were logged, `mismatch` and `fd`, each as PNG and SVG.
 
     Args:
-        run: output folder of a run.
-        folder (*optional*, defaults to `plots` in it).
+        run (`str` or `os.PathLike`): output folder of a run.
+        folder (`str` or `os.PathLike`, *optional*): where the files go; by default `plots/` in the run's folder.
 
     Returns:
-        the files written, `list[Path]`.
+        `list[Path]`: the files written.
 
     Raises:
-        UsageError: as `read_log`.
+        UsageError: as in `read_log`.
         RunError: a file cannot be written.
     """
     stages, folder = read_log(run), Path(folder or Path(run) / "plots")
     title = Path(run).resolve().name
     add_seconds(stages)
     written = []
-    for name, keys in DRAWN.items():
+    for name, keys in FIGURES.items():
         panels = [(stage, key, "step") for stage in stages for key in keys if _points(stages[stage], key)[0]]
         if panels and name == "fd":
             panels.append(("backtracking", "fd", "seconds"))
@@ -99,7 +104,7 @@ def plot_run(run, folder=None):
 
 
 def _points(records, key, along="step"):
-    """Steps (or seconds) and values of the lines that have a finite one."""
+    """Steps (or seconds) and values of the lines that have a finite value."""
     found = [(record[along], record[key]) for record in records if record.get(key) is not None]
     return [place for place, _ in found], [value for _, value in found]
 
@@ -130,7 +135,7 @@ def _mark_switches(axes, records, along):
         place, node = record[along], record["node"]
         axes.axvline(place, color="grey", linestyle=":", linewidth=1)
         if next_label - place < 0.04 * records[-1][along]:
-            continue  # it would lie on the next one
+            continue  # the labels would overlap
         next_label, label = place, f"node {node}" if node else "teacher"
         axes.annotate(label, (place, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize="x-small",
                       xytext=(2, -3), textcoords="offset points", verticalalignment="top")  # fmt: skip

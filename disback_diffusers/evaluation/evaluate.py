@@ -1,7 +1,9 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What evaluate_disback.py does: draw, measure, report."""
+"""The work of evaluate_disback.py: generate, measure, report."""
 
+import argparse
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import diffusers
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from PIL import Image
 
 from .. import __version__
 from ..data.prompts import load_prompts
@@ -16,8 +19,8 @@ from ..errors import UsageError
 from ..files import atomic_write
 from ..launcher import check_launcher
 from ..models.embedded import EMBEDDED
+from .candidate import generate, given_images, is_student, planned
 from .clip_score import ClipScore
-from .drawing import draw, given_images, is_student, planned
 from .extractors import load_extractor
 from .frechet import frechet_distance, statistics
 from .images import Files, features_of, prepare
@@ -32,19 +35,19 @@ NEIGHBOURS = 5
 METRICS = ("FID", "KID", "FD", "KD", "precision", "recall", "density", "coverage", "CLIP score", "top-10 retrieval")
 
 
-def evaluate(args):
-    """Everything, in the order that finds mistakes early.
+def evaluate(args: argparse.Namespace) -> dict | None:
+    """Run a whole evaluation: check, load, generate, measure, report.
 
     Args:
         args (`argparse.Namespace`): of evaluate_disback.py.
 
     Returns:
-        the results, `dict`; None on other processes than the main one.
+        `dict` or `None`: the results on the main process, None on the others.
 
     Raises:
-        UsageError, RunError: what is told in one line.
+        UsageError, RunError: the message is one line for the user.
     """
-    # The main process alone reads the reference, which takes its time.
+    # Long timeout: only the main process reads the reference, and the others wait.
     check_launcher()
     accelerator = Accelerator(
         mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))]
@@ -54,17 +57,19 @@ def evaluate(args):
     generation, images = None, _given_images(args, prompts)
     if images is None:
         if not prompts:
-            raise UsageError(f"--prompts is required: {args.model} is no folder of images, but to be drawn from.")
+            raise UsageError(
+                f"--prompts is required: {args.model} is not a folder of images, so its images have to be generated."
+            )
         is_student(args)  # checks
         generation = planned(args, prompts)
         generation.check()
         images = Files(generation.files)
-    # All that is measured with is loaded before anything is drawn, which takes the time.
+    # Load everything for the measuring before generating: mistakes show before the slow part.
     instruments = Instruments(args, accelerator.device) if accelerator.is_main_process else None
-    drawn = draw(args, generation, accelerator) if generation else {}
+    recorded = generate(args, generation, accelerator) if generation else {}
     if not accelerator.is_main_process:
         return None
-    results = {**instruments.measure(images, prompts), **drawn}
+    results = {**instruments.measure(images, prompts), **recorded}
     _report(folder, args, results, images, prompts)
     return results
 
@@ -79,7 +84,7 @@ def _prompts(args):
 
 
 def _given_images(args, prompts):
-    """The images that MODEL is, None if it is a model."""
+    """The images of MODEL if it is a folder of images, else None."""
     files = given_images(args.model)
     if not files:
         return None
@@ -98,13 +103,17 @@ def _given_images(args, prompts):
 
 
 class Instruments:
-    """Extractor, reference and CLIP of `args`, loaded once.
+    """Everything to measure with: extractor, reference and CLIP, loaded once.
+
+    Args:
+        args (`argparse.Namespace`): of evaluate_disback.py.
+        device (`torch.device` or `str`): where the networks run.
 
     Raises:
-        UsageError: one of them cannot be had, or none is asked for.
+        UsageError: one of them cannot be loaded, or the arguments ask for none.
     """
 
-    def __init__(self, args, device):
+    def __init__(self, args: argparse.Namespace, device: torch.device | str):
         if not (args.reference or args.save_reference or args.clip_model):
             raise UsageError("nothing to measure: give --reference, --clip_model or --save_reference.")
         self.args = args
@@ -115,8 +124,17 @@ class Instruments:
         if args.reference:
             self.reference = load_reference(args.reference, self.extractor, args.eval_size, args.num_real_images)
 
-    def measure(self, images, prompts):
-        """All numbers, `dict`, of a sequence of PIL images and their prompts (which may be missing)."""
+    def measure(self, images: Sequence[Image.Image], prompts: list[str]) -> dict:
+        """All numbers by name.
+
+        Args:
+            images (`Sequence` of `PIL.Image.Image`).
+            prompts (`list[str]`): one per image, or none.
+
+        Raises:
+            UsageError: an image cannot be read.
+            RunError: the file of --save_reference cannot be written.
+        """
         results = {"images": len(images)}
         if self.extractor:
             size = self.reference.size if self.reference else self.args.eval_size or min(images[0].size)
@@ -136,8 +154,8 @@ class Instruments:
         return results
 
 
-def compare(features, reference):
-    """Distances of generated features (n, d) to a `Reference`, `dict`. By Inception they are called FID and KID."""
+def compare(features: torch.Tensor, reference: Reference) -> dict:
+    """Metrics of generated features (n, d) against a reference; FID and KID with Inception, else FD and KD."""
     fd, kd = ("FID", "KID") if reference.extractor == "inception" else ("FD", "KD")
     results = {"real images": reference.count}
     results[fd] = frechet_distance(*statistics(features), reference.mean, reference.covariance)
@@ -148,11 +166,11 @@ def compare(features, reference):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Telling
+# Reporting
 
 
 def _report(folder, args, results, images, prompts):
-    """Table and card line to the terminal, results.json and samples.png to the folder."""
+    """Print the table and the card line; write results.json and samples.png."""
     for name, value in results.items():
         print(f"{name:18} {_text(value)}")
     if results.get("feature size", 0) >= results["images"]:
@@ -174,8 +192,8 @@ def _report(folder, args, results, images, prompts):
     print(f"\n{folder / 'results.json'} and {folder / 'samples.png'} are written.")
 
 
-def card_line(args, results):
-    """The numbers and under which conditions they hold, one line of Markdown."""
+def card_line(args: argparse.Namespace, results: dict) -> str:
+    """The numbers and the conditions they were measured under, as one line of Markdown."""
     numbers = ", ".join(f"{name} {_text(results[name])}" for name in METRICS if name in results)
     what = f"{results['images']:,} images"
     if "evaluated at" in results:

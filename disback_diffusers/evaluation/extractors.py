@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What images are compared by: the features of Inception, of a CLIP, or of the embedded judge."""
+"""Feature extractors that images are compared by: Inception, a CLIP, or the embedded judge."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,25 +15,26 @@ class Extractor:
     """Images to features.
 
     Args:
-        name (`str`): for records; features of different names must not be compared.
+        name (`str`): for records. Features of different names must not be compared.
         function: images (n, 3, h, w), uint8, on the device, to features (n, d).
-        device: where it runs.
+        device (`torch.device` or `str`): where it runs.
     """
 
-    def __init__(self, name, function, device):
+    def __init__(self, name: str, function: Callable[[torch.Tensor], torch.Tensor], device: torch.device | str):
         self.name, self.function, self.device = name, function, device
 
     @torch.no_grad()
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Images (n, 3, h, w), uint8, to features (n, d), float32 on the CPU."""
         return self.function(images.to(self.device)).float().cpu()
 
 
-def load_extractor(name, device="cpu"):
+def load_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
     """An extractor by its name: "inception" (that of FID), "embedded" (judge of the emoji), or a CLIP's folder or id.
 
     Raises:
-        UsageError: a missing package, missing weights without a network, or no CLIP; with the remedy.
+        UsageError: a package is missing, the weights cannot be downloaded, or it is not a CLIP; the message has the
+            remedy.
     """
     if name == "inception":
         return Extractor(name, _inception(device), device)

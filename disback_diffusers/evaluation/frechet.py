@@ -1,20 +1,26 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The Fréchet distance between two sets of features, each taken as a Gaussian."""
+"""The Fréchet distance between two sets of features, each modelled as a Gaussian."""
 
 import torch
 
 
-def statistics(features):
+def statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (d,) and covariance (d, d) of features (n, d), float64."""
     features = features.double()
     return features.mean(dim=0), features.T.cov()
 
 
-def frechet_distance(mean_a, covariance_a, mean_b, covariance_b):
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), a float; computed in float64.
+def frechet_distance(
+    mean_a: torch.Tensor, covariance_a: torch.Tensor, mean_b: torch.Tensor, covariance_b: torch.Tensor
+) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), computed in float64.
 
-    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are real and not negative:
-    rounding alone makes them otherwise.
+    The trace of the matrix root is the sum of the square roots of the eigenvalues of C_a C_b. These are real and not
+    negative, apart from rounding errors.
+
+    Args:
+        mean_a, mean_b (`torch.Tensor` of shape `(d,)`).
+        covariance_a, covariance_b (`torch.Tensor` of shape `(d, d)`).
     """
     mean_a, covariance_a, mean_b, covariance_b = (x.double() for x in (mean_a, covariance_a, mean_b, covariance_b))
     roots = torch.linalg.eigvals(covariance_a @ covariance_b).real.clamp(min=0).sqrt()

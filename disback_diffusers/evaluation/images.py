@@ -1,7 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Images to measure: of a folder, or of a parquet file or dataset with an image column."""
+"""The images to measure: a folder, or the image column of a parquet file or dataset."""
 
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,16 +14,20 @@ from tqdm.auto import tqdm
 from ..errors import UsageError, one_line
 
 
+if TYPE_CHECKING:
+    from datasets import Dataset  # slow to import
+
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IMAGES = "images"  # where an evaluation draws them, in its own folder
+IMAGES = "images"  # subfolder of an evaluation for generated images
 BATCH = 64
 
 
-def image_files(folder):
-    """The image files in a folder's images/, if there is one, or right in it, by name.
+def image_files(folder: str | os.PathLike) -> list[Path]:
+    """The image files in `images/` of a folder, or without it in the folder itself, sorted by name.
 
     Raises:
-        UsageError: no folder, or none that can be read.
+        UsageError: the folder does not exist or cannot be read.
     """
     inner = Path(folder) / IMAGES
     try:
@@ -30,8 +37,8 @@ def image_files(folder):
     return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
 
 
-def prepare(image, size):
-    """A PIL image to (3, size, size), uint8: the middle square, resized by Lanczos with antialiasing where needed."""
+def prepare(image: Image.Image, size: int) -> torch.Tensor:
+    """The middle square of a PIL image, resized with Lanczos and antialiasing where needed: (3, size, size), uint8."""
     image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -41,15 +48,15 @@ def prepare(image, size):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def open_images(source, flag):
-    """A sequence of PIL images: `len()` and `[i]`.
+def open_images(source: str | os.PathLike, flag: str) -> Sequence[Image.Image]:
+    """A sequence of PIL images that are opened one by one.
 
     Args:
-        source: a folder of images, a .parquet file, or the Hub id of a dataset.
+        source (`str` or `os.PathLike`): a folder of images, a .parquet file, or the Hub id of a dataset.
         flag (`str`): the flag to name in messages.
 
     Raises:
-        UsageError: nothing there, or no images in it.
+        UsageError: it does not exist, or has no images.
     """
     path = Path(source)
     if path.is_dir():
@@ -65,16 +72,20 @@ def open_images(source, flag):
     return _dataset(path, source, flag)
 
 
-class Files:
-    """Images in files, opened one by one."""
+class Files(Sequence[Image.Image]):
+    """Images in files, opened one by one.
 
-    def __init__(self, files):
+    Raises:
+        UsageError: on access, if the file is not a readable image.
+    """
+
+    def __init__(self, files: Sequence[Path]):
         self.files = files
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Image.Image:
         try:
             with Image.open(self.files[index]) as image:
                 return image.convert("RGB")
@@ -82,16 +93,20 @@ class Files:
             raise UsageError(f"{self.files[index]} is no readable image: {one_line(error)}") from None
 
 
-class Column:
-    """Images of a dataset's column."""
+class Column(Sequence[Image.Image]):
+    """Images in a column of a dataset; `source` names it in messages.
 
-    def __init__(self, data, column, source):
+    Raises:
+        UsageError: on access, if the row has no image.
+    """
+
+    def __init__(self, data: "Dataset", column: str, source: str):
         self.data, self.column, self.source = data, column, source
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Image.Image:
         image = self.data[index][self.column]
         if image is None:
             raise UsageError(f"{self.source} has no image in row {index + 1}: remove the row.")
@@ -114,10 +129,24 @@ def _dataset(path, source, flag):
     return Column(data, columns[0], f"{flag} {source}")
 
 
-def features_of(images, extractor, size, count=None, label="features"):
-    """Features (n, d) of images, after `prepare`; of the first `count` only, if given."""
+def features_of(
+    images: Sequence[Image.Image],
+    extractor: Callable[[torch.Tensor], torch.Tensor],
+    size: int,
+    count: int | None = None,
+    label: str = "features",
+) -> torch.Tensor:
+    """Features (n, d) of images, float32 on the CPU.
+
+    Args:
+        images (`Sequence` of `PIL.Image.Image`).
+        extractor (`Extractor`): images (n, 3, size, size), uint8, to features (n, d).
+        size (`int`): side in pixels that `prepare` resizes the images to.
+        count (`int`, *optional*): take only the first `count` images.
+        label (`str`): of the progress bar.
+    """
     rows, count = [], count or len(images)
     for start in tqdm(range(0, count, BATCH), desc=label, leave=False):
-        part = [prepare(images[i], size) for i in range(start, min(start + BATCH, count))]
-        rows.append(extractor(torch.stack(part)))
+        batch = [prepare(images[i], size) for i in range(start, min(start + BATCH, count))]
+        rows.append(extractor(torch.stack(batch)))
     return torch.cat(rows)

@@ -1,24 +1,27 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What is computed from features of generated and of real images, beside the Fréchet distance.
+"""Metrics on features of generated and real images, besides the Fréchet distance.
 
-Features are (n, d), one row an image; everything is computed in float64 and returned as floats.
+Features are (n, d), one row per image. Everything is computed in float64 and returned as floats.
 """
 
 import torch
 
 
-def kernel_distance(generated, real, subsets=100, size=1000, seed=0):
+def kernel_distance(
+    generated: torch.Tensor, real: torch.Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """KID (Binkowski et al., 2018): the squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
 
-    The unbiased estimate, which may be slightly negative, on random subsets of both.
+    It is the unbiased estimate on random subsets of both, so it can be slightly negative.
 
     Args:
         generated, real (`torch.Tensor` of shape `(n, d)` and `(m, d)`).
-        subsets (`int`), size (`int`): how many subsets, and of how many rows (at most as many as there are).
-        seed (`int`): of their choice.
+        subsets (`int`): number of subsets.
+        size (`int`): rows per subset, at most the number of rows on each side.
+        seed (`int`): for the choice of the subsets.
 
     Returns:
-        mean and standard deviation over the subsets.
+        `tuple[float, float]`: mean and standard deviation over the subsets.
 
     Raises:
         ValueError: fewer than 2 rows on a side.
@@ -40,12 +43,15 @@ def _kernel(x, y):
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def coverage_metrics(generated, real, k=5):
+def coverage_metrics(generated: torch.Tensor, real: torch.Tensor, k: int = 5) -> dict[str, float]:
     """Precision and recall (Kynkäänniemi et al., 2019), density and coverage (Naeem et al., 2020).
 
-    Balls reach from each image to its k-th nearest other of the same kind. Precision: share of generated images within
-    a ball of real ones; recall: the reverse; density: mean number of balls of real ones a generated image lies in,
-    over k; coverage: share of real images with a generated one in their ball.
+    The ball of an image reaches to its k-th nearest other image of the same kind.
+
+    - Precision: share of generated images that are in the ball of a real image.
+    - Recall: share of real images that are in the ball of a generated image.
+    - Density: mean number of balls of real images that a generated image is in, divided by k.
+    - Coverage: share of real images with a generated image in their ball.
 
     Args:
         generated, real (`torch.Tensor` of shape `(n, d)` and `(m, d)`).
@@ -61,7 +67,7 @@ def coverage_metrics(generated, real, k=5):
         raise ValueError(f"precision, recall, density and coverage need more than {k} images on each side")
     generated, real = generated.double(), real.double()
     real_radius, generated_radius = _radius(real, k), _radius(generated, k)
-    inside_real = torch.zeros(len(generated), dtype=torch.float64)  # balls of real images that hold it
+    inside_real = torch.zeros(len(generated), dtype=torch.float64)  # balls of real images that it is in
     recalled, covered = [], []
     for rows, radius in zip(real.split(1024), real_radius.split(1024)):
         distance = torch.cdist(rows, generated)
@@ -79,5 +85,5 @@ def coverage_metrics(generated, real, k=5):
 
 def _radius(features, k):
     """Distance of each row to its k-th nearest other row."""
-    parts = [torch.cdist(rows, features).kthvalue(k + 1).values for rows in features.split(1024)]
-    return torch.cat(parts)
+    radii = [torch.cdist(rows, features).kthvalue(k + 1).values for rows in features.split(1024)]
+    return torch.cat(radii)

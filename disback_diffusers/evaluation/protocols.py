@@ -1,16 +1,17 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Settings under which numbers of different papers can be compared, by name.
+"""Named settings under which numbers can be compared with those of papers.
 
-A protocol sets what was not given on the command line. The images and captions of COCO are not part of this package:
-`--reference` is a folder of its images, `--prompts` a file of its captions.
+A protocol sets what was not given on the command line. The images and captions of COCO are not included: pass a folder
+of its images as `--reference` and a file of its captions as `--prompts`.
 """
 
+import argparse
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Images are compared at `eval_size` pixels square, `num_real_images` real with `num_images` generated ones."""
+    """`num_images` generated images are compared with `num_real_images` real ones, at `eval_size` pixels square."""
 
     eval_size: int
     num_real_images: int
@@ -18,7 +19,7 @@ class Protocol:
     source: str
     feature_extractor: str = "inception"
 
-    def __str__(self):
+    def __str__(self) -> str:
         """A line for `--help`."""
         counts = f"{self.num_images:,} images with {self.num_real_images:,} real ones"
         return f"{counts} at {self.eval_size}x{self.eval_size}, {self.feature_extractor}; {self.source}"
@@ -31,8 +32,8 @@ PROTOCOLS = {
 }
 
 
-def apply_protocol(args):
-    """Fill in what `args` (of argparse) leaves at None, from `--protocol`."""
+def apply_protocol(args: argparse.Namespace) -> None:
+    """Set the arguments that are None to those of `--protocol`, in place."""
     if args.protocol:
         for name, value in vars(PROTOCOLS[args.protocol]).items():
             if name != "source" and getattr(args, name) is None:

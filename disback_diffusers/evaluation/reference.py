@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What generated images are compared with: statistics, and as far as they are kept features, of real images."""
+"""The reference that generated images are compared with: statistics and some features of real images."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,25 @@ from safetensors.torch import load_file, save_file
 from ..errors import UsageError, one_line
 from ..files import atomic_write
 from ..models.embedded import EMBEDDED, REFERENCE
+from .extractors import Extractor
 from .frechet import statistics
 from .images import features_of, open_images
 
 
 FORMAT = "disback-reference"
-KEPT = 10_000  # features in a saved file, for what needs more than mean and covariance
+KEPT = 10_000  # features that are kept, for the metrics that need more than mean and covariance
 
 
 @dataclass
 class Reference:
-    """Real images by one extractor at one size.
+    """Statistics of real images, by one extractor at one size.
 
-    `mean` (d,) and `covariance` (d, d), float64, are of all `count` images; `features` (at most 10,000, d), or None.
+    Attributes:
+        mean (`torch.Tensor` of shape `(d,)`), covariance (`torch.Tensor` of shape `(d, d)`): of all images, float64.
+        features (`torch.Tensor` of shape `(n, d)` or `None`): of at most 10,000 of the images.
+        extractor (`str`): name of the extractor.
+        size (`int`): side of the images in pixels.
+        count (`int`): number of images.
     """
 
     mean: torch.Tensor
@@ -34,12 +41,17 @@ class Reference:
     count: int
 
     @classmethod
-    def of(cls, features, extractor, size):
+    def of(cls, features: torch.Tensor, extractor: str, size: int) -> "Reference":
+        """The reference of features (n, d), with the name of their extractor and the side of the images in pixels."""
         spread = torch.linspace(0, len(features) - 1, min(KEPT, len(features))).round().long()
         return cls(*statistics(features), features[spread], extractor, size, len(features))
 
-    def save(self, file):
-        """Write a .safetensors file, for `--reference`."""
+    def save(self, file: str | os.PathLike) -> None:
+        """Write a .safetensors file for `--reference`.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         tensors = {"mean": self.mean, "covariance": self.covariance, "features": self.features}
         metadata = {"format": FORMAT, "extractor": self.extractor, "size": str(self.size),
                     "count": str(self.count)}  # fmt: skip
@@ -47,11 +59,15 @@ class Reference:
         atomic_write(Path(file), lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def saved_reference(source, flag="--reference"):
-    """What `Reference.save` wrote, or that of the emoji for "embedded".
+def saved_reference(source: str | os.PathLike, flag: str = "--reference") -> Reference:
+    """Read a file that `Reference.save` wrote, or the reference of the emoji.
+
+    Args:
+        source (`str` or `os.PathLike`): a .safetensors file, or "embedded".
+        flag (`str`): the flag to name in messages.
 
     Raises:
-        UsageError: anything else.
+        UsageError: the file cannot be read, is damaged, or is of another kind.
     """
     if source == EMBEDDED:
         tensors = load_file(REFERENCE)
@@ -83,21 +99,25 @@ def _is_saved(source):
     return source == EMBEDDED or str(source).endswith(".safetensors")
 
 
-def default_extractor(source):
-    """The name of the extractor a reference was made with, as far as it was, else FID's own."""
+def default_extractor(source: str | os.PathLike | None) -> str:
+    """The name of the extractor that a saved reference was made with; "inception" for images, or no reference."""
     return saved_reference(source).extractor if source and _is_saved(source) else "inception"
 
 
-def load_reference(source, extractor, size=None, count=None):
-    """The reference of `--reference`: "embedded", a saved file, or images (folder, parquet, Hub dataset).
+def load_reference(
+    source: str | os.PathLike, extractor: Extractor, size: int | None = None, count: int | None = None
+) -> Reference:
+    """The reference that `--reference` names.
 
     Args:
-        extractor (`Extractor`): the one the generated images go through.
-        size (`int`, *optional*): to which images are resized; by default that of the reference.
-        count (`int`, *optional*): use the first so many images.
+        source (`str` or `os.PathLike`): "embedded", a saved .safetensors file, or images (folder, .parquet file, Hub
+            dataset).
+        extractor (`Extractor`): the one that is used for the generated images.
+        size (`int`, *optional*): side in pixels that images are resized to; by default that of the reference.
+        count (`int`, *optional*): take only the first `count` images; of a saved file, the number it must have.
 
     Raises:
-        UsageError: nothing that can be read, too few images, or statistics of another kind.
+        UsageError: it cannot be read, has too few images, or was made with another extractor, size or count.
     """
     if not _is_saved(source):
         images = open_images(source, "--reference")

@@ -1,5 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Contact sheets: labelled rows of images, one picture a person can look at."""
+"""Contact sheets: labelled rows of images in one picture, for people to look at."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -8,15 +10,15 @@ from ..errors import NotFiniteError
 
 
 BAND = 18  # pixels of a label's line
-SMALLEST = 96  # images are enlarged to this, so that tiny ones can be seen
+SMALLEST = 96  # pixels; smaller images are enlarged to this
 
 
-def contact_sheet(rows, captions=()):
-    """Rows of images under their labels.
+def contact_sheet(rows: Mapping[str, torch.Tensor], captions: Sequence[str] = ()) -> Image.Image:
+    """Rows of images, each under its label.
 
     Args:
         rows (`dict[str, Tensor]`): label to images (n, 3, h, w) in [0, 1], all of one size and number.
-        captions (`list[str]`, *optional*): one for each column, shortened to fit, at the bottom.
+        captions (`list[str]`, *optional*): one per column, at the bottom, shortened to fit.
 
     Returns:
         `PIL.Image.Image`.
@@ -42,11 +44,11 @@ def contact_sheet(rows, captions=()):
     return sheet
 
 
-def to_pil(image):
-    """(3, h, w) in [0, 1] to a PIL image.
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """An image (3, h, w) in [0, 1] to a PIL image.
 
     Raises:
-        NotFiniteError: it has other values than finite numbers, which would be shown as black.
+        NotFiniteError: it has NaN or infinite values, which would be shown as black.
     """
     if not image.isfinite().all():
         raise NotFiniteError("an image has values that are not finite numbers")

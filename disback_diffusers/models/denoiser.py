@@ -2,7 +2,7 @@
 """The one door to a network: whoever evaluates a network does it through a `Denoiser`."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.nn import Parameter
@@ -47,8 +47,7 @@ class Denoiser:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Within, calls of the network run with this role and precision."""
-        enabled = self._autocast is not None
-        with torch.autocast(self.device.type, self._autocast or torch.bfloat16, enabled=enabled):
+        with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             if self.roles is None:
                 yield
             else:

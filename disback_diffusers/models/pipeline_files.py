@@ -40,7 +40,7 @@ class PipelineFiles:
         RunError: the Hub cannot be reached and the cache does not hold the pipeline; likewise.
     """
 
-    def __init__(self, source, revision=None):
+    def __init__(self, source: str, revision: str | None = None):
         self.source = source
         if os.path.isdir(source):
             self.names = _tree(source)

@@ -293,5 +293,5 @@ def _check_peft() -> None:
     if seen != [(["probe"], False), (["probe"], True)]:
         raise RunError(
             f"peft {peft.__version__} no longer switches adapters by _active_adapter and _disable_adapters: "
-            "install one from 0.18 to 0.21, and tell the authors."
+            "install one from 0.18 to 0.21, and report it to the authors."
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .batch import Batch
 from .conditions import Conditions
 from .denoiser import Denoiser
 
@@ -25,7 +26,7 @@ class OneStep:
         t = torch.full((len(z),), self.timestep, device=z.device)
         return denoiser.x0(denoiser.schedule.pure_noise(z, t), t, conditions)
 
-    def training_samples(self, denoiser: Denoiser, batch) -> torch.Tensor:
+    def training_samples(self, denoiser: Denoiser, batch: Batch) -> torch.Tensor:
         """x0 `(n, ...)` of a `Batch`, with gradients to the student."""
         return self.sample(denoiser, batch.z, batch.conditions)
 
@@ -50,7 +51,7 @@ class FewStep(OneStep):
         """As in `OneStep`."""
         return [self.timestep, *self.later]
 
-    def training_samples(self, denoiser: Denoiser, batch) -> torch.Tensor:
+    def training_samples(self, denoiser: Denoiser, batch: Batch) -> torch.Tensor:
         """As in `OneStep`."""
         rows, noise, times = self.later_rows(batch)
         x_t, t = batch.z.clone(), torch.full_like(batch.t, self.timestep)
@@ -60,7 +61,7 @@ class FewStep(OneStep):
             x_t[rows], t[rows] = denoiser.schedule.add_noise(first, noise, times), times
         return denoiser.x0(x_t, t, batch.conditions)
 
-    def later_rows(self, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def later_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which rows of a batch are of a later step (indices), their noise and their times."""
         random, shape = batch.random("later"), batch.z.shape
         rows = (torch.rand(shape[0], generator=random) < self.proportion).nonzero().flatten()

@@ -3,6 +3,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
@@ -46,7 +47,7 @@ class ModelSource:
         """A UsageError about the teacher; the message has no subject."""
         return UsageError(f"{self.name} {message}")
 
-    def load(self, what: str, function: Callable, **kwargs):
+    def load(self, what: str, function: Callable, **kwargs) -> Any:
         """`function(path, ...)`, such as a `from_pretrained`; any failure as a UsageError of one line."""
         try:
             return function(self.path, revision=self.revision, **kwargs)
@@ -102,7 +103,7 @@ class ModelSource:
         """A transformers model."""
         options = {**self._weights(subfolder), "dtype": dtype, "output_loading_info": True}
         model, info = self.load(f"{subfolder}/", cls.from_pretrained, **options)
-        self._check_complete(subfolder, sorted(info["missing_keys"]))  # which transformers would draw at random
+        self._check_complete(subfolder, sorted(info["missing_keys"]))  # which transformers would fill at random
         return model
 
     def _weights(self, subfolder):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from diffusers.training_utils import EMAModel
 
+from .batch import Batch
 from .conditions import Conditions
 from .denoiser import Denoiser
 from .samplers import OneStep
@@ -33,7 +34,7 @@ class Student:
         """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`, in one step."""
         return self.sampler.sample(self.denoiser, z, conditions)
 
-    def training_samples(self, batch) -> torch.Tensor:
+    def training_samples(self, batch: Batch) -> torch.Tensor:
         """x0 `(n, ...)`, float32, of a `Batch`, with gradients."""
         return self.sampler.training_samples(self.denoiser, batch)
 

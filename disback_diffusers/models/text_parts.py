@@ -2,7 +2,7 @@
 """A pipeline's tokenizers and text encoders: whether they fit each other and the prompts, without loading weights."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 
@@ -41,7 +41,7 @@ class TextPart:
         UsageError: one of them is missing, of another class, or does not fit the other; the message has no subject.
     """
 
-    def __init__(self, load, index, folders, encoder, kind):
+    def __init__(self, load: Callable, index: dict, folders: set[str], encoder: str, kind: str):
         self.encoder, self.tokenizer_name = encoder, encoder.replace("text_encoder", "tokenizer")
         for name, expected in ((encoder, kind), (self.tokenizer_name, "CLIPTokenizer")):
             entry = index.get(name)

@@ -1,8 +1,8 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The web page of a blind comparison. Needs gradio, of the `eval` extra.
+"""The web page of a blind comparison. Needs gradio, which the `eval` extra installs.
 
-What a page shows is named by a ticket that the browser sends back with the vote. So the server keeps no state of a
-page: a second click votes on the pair that was clicked, and a page outlives a restart of the server.
+Each page has a ticket that identifies the pair it shows. The browser sends the ticket back with the vote. The server
+keeps no state per page: a second click votes on the pair that was clicked, and a page works after a server restart.
 """
 
 import base64
@@ -10,6 +10,7 @@ import html
 import io
 import json
 import os
+import socket
 import time
 from functools import partial
 
@@ -23,15 +24,16 @@ from fastapi import FastAPI
 from PIL import Image
 
 from ..errors import RunError, UsageError
+from .study import Study
 
 
 SMALL = 256  # pixels; images below are enlarged without smoothing
 TITLE = "Which image is better?"
-BUTTONS = {"left": "← Left", "tie": "↓ No difference", "right": "Right →"}  # choice to label
+BUTTONS = {"left": "← Left", "tie": "↓ No difference", "right": "Right →"}  # label of each choice
 KEYS = {"ArrowLeft": "left", "ArrowDown": "tie", "ArrowRight": "right"}
 INTRODUCTION = (
     "You will see pairs of images with the text they were made from. Choose the better one: how it looks, and how "
-    "well it shows what the text says. The arrow keys do as well as the buttons."
+    "well it shows what the text says. You can use the arrow keys instead of the buttons."
 )
 HEAD = f"""<script>
 const keys = {json.dumps(KEYS)};
@@ -53,15 +55,19 @@ CSS = """
 #choices { justify-content: center } #choices button { max-width: 14rem }
 #name { max-width: 30rem; margin: 4rem auto }
 """
-# Gradio's own page asks for fonts and a script from elsewhere: the browser shall not.
+# Gradio's page requests fonts and a script from other hosts. This policy stops the browser from loading them.
 POLICY = (
     b"default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     b"script-src 'self' 'unsafe-inline' 'unsafe-eval'; worker-src 'self' blob:"
 )
 
 
-def show(study, rater):
-    """What a rater sees next: the ticket, and the page as HTML; after the last pair no ticket, and thanks."""
+def show(study: Study, rater: str) -> tuple[str, str]:
+    """The next page of a rater: its ticket and its HTML. After the last pair the ticket is empty.
+
+    Raises:
+        UsageError: as in `Study.next`.
+    """
     found, total = study.next(rater), len(study.pairs)
     if found is None:
         return "", f'<p class="thanks">Thank you! You have judged all {total} pairs and may close this page.</p>'
@@ -74,8 +80,8 @@ def show(study, rater):
     )
 
 
-def image_tag(file):
-    """An image's pixels as PNG in the page itself: no name, no metadata, and no address that could tell the side."""
+def image_tag(file: str | os.PathLike) -> str:
+    """An `<img>` with the pixels as inline PNG. No name, metadata or address reveals which side it is from."""
     png = io.BytesIO()
     with Image.open(file) as image:
         small = max(image.size) < SMALL
@@ -84,8 +90,16 @@ def image_tag(file):
     return f'<img class="{"small" if small else "large"}" src="data:image/png;base64,{data}">'
 
 
-def cast(study, choice, ticket):
-    """Record the vote of a page; returns the rater.
+def cast(study: Study, choice: str, ticket: str) -> str:
+    """Record the vote of a page.
+
+    Args:
+        study (`Study`).
+        choice (`str`): "left", "right" or "tie".
+        ticket (`str`): from `show`.
+
+    Returns:
+        `str`: the rater.
 
     Raises:
         UsageError: the page belongs to another comparison.
@@ -103,8 +117,8 @@ def cast(study, choice, ticket):
     return rater
 
 
-def build_page(study, rater=None):
-    """The page; with a rater it starts at once, else it asks for a name."""
+def build_page(study: Study, rater: str | None = None) -> gr.Blocks:
+    """The page as a Gradio app. With a rater it starts at once, else it asks for a name."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Column(visible=not rater, elem_id="name") as form:
             gr.HTML(f"<p>{INTRODUCTION}</p>")
@@ -113,7 +127,7 @@ def build_page(study, rater=None):
         view = gr.HTML()
         with gr.Row(visible=False, elem_id="choices") as choices:
             buttons = {choice: gr.Button(label, elem_id=choice, size="lg") for choice, label in BUTTONS.items()}
-        ticket = gr.Textbox(visible="hidden")  # and not False: what is not in the page may be sent as it was at first
+        ticket = gr.Textbox(visible="hidden")  # not False: the initial value of a removed element could be sent
         outputs = [ticket, view, form, choices]
 
         def advance(rater):
@@ -121,10 +135,10 @@ def build_page(study, rater=None):
             return given, shown, gr.update(visible=False), gr.update(visible=bool(given))
 
         def start(name):
-            return _told(lambda: advance(name))
+            return _with_error_shown(lambda: advance(name))
 
         def vote(choice, ticket):
-            return _told(lambda: advance(cast(study, choice, ticket)))
+            return _with_error_shown(lambda: advance(cast(study, choice, ticket)))
 
         gr.on([begin.click, name.submit], start, name, outputs, api_name="start", show_progress="hidden")
         for choice, button in buttons.items():
@@ -134,15 +148,25 @@ def build_page(study, rater=None):
     return page
 
 
-def _told(action):
+def _with_error_shown(action):
+    """Run an action; the page shows the message of our errors."""
     try:
         return action()
     except (UsageError, RunError) as error:
         raise gr.Error(str(error), duration=5, print_exception=False) from None  # seconds
 
 
-def serve(study, listener, rater=None):
-    """Serve the page on a listening socket until Ctrl-C, which raises KeyboardInterrupt."""
+def serve(study: Study, listener: socket.socket, rater: str | None = None) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        study (`Study`): an open one.
+        listener (`socket.socket`): already listening.
+        rater (`str`, *optional*): whose votes these are; by default the page asks for a name.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C.
+    """
     app = FastAPI(openapi_url=None)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     gr.mount_gradio_app(app, build_page(study, rater), path="", footer_links=[], ssr_mode=False, pwa=False,
@@ -152,9 +176,9 @@ def serve(study, listener, rater=None):
 
 
 def _guarded(app):
-    """The same ASGI application with POLICY in the head of each answer."""
+    """The same ASGI application with POLICY in the headers of each response."""
 
-    async def answer(scope, receive, send):
+    async def guarded(scope, receive, send):
         async def send_with_policy(message):
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
@@ -162,4 +186,4 @@ def _guarded(app):
 
         await app(scope, receive, send_with_policy)
 
-    return answer
+    return guarded

@@ -1,9 +1,11 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The pairs of a blind comparison: two folders of images and a prompt for each, and the order a rater sees them in."""
+"""The pairs of a blind comparison: images of two folders with their prompts, and the order for each rater."""
 
 import hashlib
 import json
+import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from ..evaluation.images import SUFFIXES, image_files
 
 @dataclass(frozen=True)
 class Pair:
+    """Two images of one prompt, one from each folder."""
+
     name: str  # of both files
     prompt: str
     a: Path
@@ -23,22 +27,26 @@ class Pair:
 
 @dataclass(frozen=True)
 class Question:
-    """A pair as one rater sees it."""
+    """A pair as one rater sees it; `a_left` says whether image A is on the left."""
 
     pair: Pair
     a_left: bool
 
     @property
-    def images(self):
-        """Left and right file."""
+    def images(self) -> tuple[Path, Path]:
+        """The files on the left and on the right."""
         return (self.pair.a, self.pair.b) if self.a_left else (self.pair.b, self.pair.a)
 
 
-def find_pairs(a, b, prompts):
-    """Pairs of the same file name in two folders (or in `images/` of them), by name; the i-th has the i-th prompt.
+def find_pairs(a: str | os.PathLike, b: str | os.PathLike, prompts: Sequence[str]) -> list[Pair]:
+    """Pairs of images with the same file name, sorted by name.
+
+    Args:
+        a, b (`str` or `os.PathLike`): folders of images, or with `images/` in them.
+        prompts (`list[str]`): one per pair, in the order of the file names.
 
     Raises:
-        UsageError: a folder is missing or without images, a side lacks some, or there is not one prompt an image.
+        UsageError: a folder is missing or has no images, the file names differ, or there is not one prompt per pair.
     """
     files_a, files_b = _images(a), _images(b)
     for folder, lacking, other, complete in ((a, files_a, b, files_b), (b, files_b, a, files_a)):
@@ -63,22 +71,22 @@ def _images(folder):
     return found
 
 
-def subset(pairs, n, seed):
-    """A random choice of n pairs, in the order they had."""
+def subset(pairs: list[Pair], n: int, seed: int) -> list[Pair]:
+    """A random choice of n pairs, in their original order."""
     chance = random.Random(f"subset {seed}")
     chosen = set(sorted(pairs, key=lambda _: chance.random())[:n])
     return [pair for pair in pairs if pair in chosen]
 
 
-def questions(pairs, seed, rater):
-    """All pairs in this rater's order; A is on the left in half of them."""
-    chance = random.Random(f"order {seed} {rater}")  # of `random` only this: shuffle() may differ between Pythons
+def questions(pairs: list[Pair], seed: int, rater: str) -> list[Question]:
+    """All pairs in the random order of this rater. A is on the left in half of them."""
+    chance = random.Random(f"order {seed} {rater}")  # only random(): shuffle() may differ between Python versions
     order = sorted(pairs, key=lambda _: chance.random())
     left = sorted((i % 2 == 0 for i in range(len(pairs))), key=lambda _: chance.random())
     return [Question(pair, a_left) for pair, a_left in zip(order, left)]
 
 
-def fingerprint(pairs):
+def fingerprint(pairs: list[Pair]) -> str:
     """sha256 of the names, prompts and contents of all pairs.
 
     Raises:
@@ -92,15 +100,15 @@ def fingerprint(pairs):
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def check_images(pairs):
-    """Decode every image once, so that no rater meets one that cannot be shown.
+def check_images(pairs: list[Pair]) -> None:
+    """Decode every image once, so that damaged ones are found before a rater sees the page.
 
     Raises:
-        UsageError: names the first that is damaged.
+        UsageError: an image is damaged; names the first one.
     """
     for file in (file for pair in pairs for file in (pair.a, pair.b)):
         try:
             with Image.open(file) as image:
                 image.load()
-        except Exception as error:  # Pillow raises many kinds, some of its own
+        except Exception as error:  # Pillow raises many kinds
             raise UsageError(f"{file} is no readable image ({one_line(error)}): make it again.") from None

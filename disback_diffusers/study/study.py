@@ -1,20 +1,22 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""A blind comparison: what belongs to it, the folder it is kept in, and what each rater is shown and has voted.
+"""A blind comparison: its settings, its folder, and the questions and votes of each rater.
 
-The first vote of a rater on a pair counts; a later one (another tab, a second click) is refused.
+The first vote of a rater on a pair counts. A later one (another tab, a second click) is refused.
 """
 
 import hashlib
 import json
 import logging
+import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..errors import RunError, UsageError
 from ..files import atomic_write
-from .pairs import find_pairs, fingerprint, questions, subset
+from .pairs import Question, find_pairs, fingerprint, questions, subset
 from .votes import Record, clean_name, new_vote
 
 
@@ -23,27 +25,36 @@ SETTINGS = "settings.json"
 
 
 class Study:
-    """A comparison and the folder that holds its settings and votes; nothing is written before `open`.
+    """A comparison and the folder with its settings and votes. Nothing is written before `open`.
 
     Args:
-        a, b: folders of images.
-        prompts (`list[str]`): one for each pair, by file name.
-        folder: `--output_dir`.
-        num_pairs (`int`, *optional*): that many, chosen at random; by default as in the folder, or all.
-        seed (`int`, *optional*): of that choice, the orders and the sides; by default as in the folder, or 0.
+        a, b (`str` or `os.PathLike`): folders of images.
+        prompts (`list[str]`): one per pair, in the order of the file names.
+        folder (`str` or `os.PathLike`): `--output_dir`.
+        num_pairs (`int`, *optional*): size of a random choice of pairs; by default as in the folder, or all.
+        seed (`int`, *optional*): of the choice, the orders and the sides; by default as in the folder, or 0.
         source (`str`): where the prompts are from, for the record.
 
     Raises:
-        UsageError: as `find_pairs`; too many pairs are asked for; the folder holds another comparison.
+        UsageError: as in `find_pairs`; `num_pairs` is out of range; the folder has another comparison.
     """
 
-    def __init__(self, a, b, prompts, folder, num_pairs=None, seed=None, source=""):
+    def __init__(
+        self,
+        a: str | os.PathLike,
+        b: str | os.PathLike,
+        prompts: Sequence[str],
+        folder: str | os.PathLike,
+        num_pairs: int | None = None,
+        seed: int | None = None,
+        source: str = "",
+    ):
         pairs, self.folder = find_pairs(a, b, prompts), Path(folder)
         if num_pairs is not None and not 0 < num_pairs <= len(pairs):
             raise UsageError(f"--num_pairs {num_pairs}: choose 1 to {len(pairs)}, the pairs there are.")
         found = self._settings_before()
         number = found.get("num_pairs", len(pairs)) if num_pairs is None else num_pairs
-        self.begun = bool(found)  # the folder holds it already
+        self.begun = bool(found)  # an earlier process has opened it
         self.seed = found.get("seed", 0) if seed is None else seed
         self.pairs = subset(pairs, number, self.seed)
         self.settings = {"a": str(Path(a).resolve()), "b": str(Path(b).resolve()), "prompts": source,
@@ -69,12 +80,12 @@ class Study:
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"{file} is not that of a comparison: choose another --output_dir.") from None
 
-    def open(self):
-        """Make the folder with the settings in it; it is ours until the process ends.
+    def open(self) -> None:
+        """Create the folder and write the settings. The folder is locked until the process ends.
 
         Raises:
-            UsageError: another process serves from this folder.
-            RunError: it cannot be written to.
+            UsageError: another process has the folder open.
+            RunError: the folder cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,33 +108,35 @@ class Study:
             self._records[rater] = Record(self.folder, rater), questions(self.pairs, self.seed, rater)
         return self._records[rater]
 
-    def next(self, rater):
+    def next(self, rater: str) -> tuple[int, Question] | None:
         """The first pair that this rater has not judged.
 
         Returns:
-            its position among all of the rater's and the `Question`, or None after the last.
+            `tuple[int, Question]` or `None`: its position in the rater's order, and the pair; None after the last.
 
         Raises:
-            UsageError: no name, or the rater's file is damaged.
+            UsageError: the name is not valid, or the rater's file is damaged.
         """
         with self._writing:
             record, asked = self._of(rater)
-            open_ones = ((i, question) for i, question in enumerate(asked) if question.pair.name not in record.votes)
-            return next(open_ones, None)
+            unjudged = ((i, question) for i, question in enumerate(asked) if question.pair.name not in record.votes)
+            return next(unjudged, None)
 
-    def vote(self, rater, position, choice, seconds):
-        """Put a vote on disk.
+    def vote(self, rater: str, position: int, choice: str, seconds: float) -> bool:
+        """Save a vote.
 
         Args:
-            rater (`str`), position (`int`): as given to, and got from `next`.
+            rater (`str`): as given to `next`.
+            position (`int`): as returned by `next`.
             choice (`str`): "left", "right" or "tie".
             seconds (`float`): how long the rater looked.
 
         Returns:
-            whether it counts: false if the rater had judged this pair before.
+            `bool`: whether it counts; False if the rater had judged this pair before.
 
         Raises:
-            RunError: it cannot be written, and does not count.
+            UsageError: `choice` is unknown, or as in `next`.
+            RunError: the vote cannot be saved; it does not count.
         """
         with self._writing:
             record, asked = self._of(rater)

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Votes of a blind comparison: a file a rater, a line a vote, and what they add up to."""
+"""Votes of a blind comparison, one file per rater and one line per vote, and the table of results."""
 
 import hashlib
 import json
@@ -7,23 +7,30 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 from ..errors import RunError, UsageError
 from ..files import atomic_write
+from .pairs import Question
+
+
+if TYPE_CHECKING:
+    from .study import Study  # which imports this module
 
 
 CHOICES = ("left", "right", "tie")
 Z = NormalDist().inv_cdf(0.975)  # of a two-sided 95 % interval
 
 
-def clean_name(name):
-    """A rater's name with single spaces and composed letters, so that one name has one spelling.
+def clean_name(name: str) -> str:
+    """A rater's name with single spaces and composed letters (NFC), so that each name has one spelling.
 
     Raises:
-        UsageError: empty, longer than 80 characters, or not printable.
+        UsageError: the name is empty, longer than 80 characters, or not printable.
     """
     name = " ".join(unicodedata.normalize("NFC", str(name)).split())
     if not 0 < len(name) <= 80 or not name.isprintable():
@@ -31,17 +38,24 @@ def clean_name(name):
     return name
 
 
-def votes_file(folder, rater):
-    """The rater's own file. Names that are not plain lower-case ones get a checksum: no two names share a file, also
-    where the file system takes capitals for small letters."""
+def votes_file(folder: str | os.PathLike, rater: str) -> Path:
+    """The rater's file. No two names share one, even on a file system that ignores case.
+
+    Names other than plain lower-case ones get a checksum.
+    """
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", rater)[:40]
     if plain != rater or plain != plain.lower():
-        plain += f".{hashlib.sha256(rater.encode()).hexdigest()[:16]}"  # a plain name has no dot
+        plain += f".{hashlib.sha256(rater.encode()).hexdigest()[:16]}"  # plain names have no dot
     return Path(folder) / f"votes-{plain}.jsonl"
 
 
-def new_vote(rater, question, choice, seconds):
-    """A line of the record.
+def new_vote(rater: str, question: Question, choice: str, seconds: float) -> dict:
+    """A vote as it is saved.
+
+    Args:
+        rater (`str`), question (`Question`).
+        choice (`str`): "left", "right" or "tie".
+        seconds (`float`): how long the rater looked.
 
     Raises:
         UsageError: an unknown choice.
@@ -54,11 +68,13 @@ def new_vote(rater, question, choice, seconds):
             "seconds": round(seconds, 2)}  # fmt: skip
 
 
-def read_votes(file):
-    """Votes by pair, and the length in bytes of the complete lines; the half of one that a kill left is passed over.
+def read_votes(file: Path) -> tuple[dict[str, dict], int]:
+    """The votes of a file by pair, and the length of its complete lines in bytes.
+
+    An incomplete last line, which a killed process can leave, is ignored. A missing file has no votes.
 
     Raises:
-        UsageError: a complete line is no vote.
+        UsageError: the file cannot be read, or a complete line is not a vote.
     """
     votes, number = {}, 0
     try:
@@ -78,27 +94,31 @@ def read_votes(file):
 
 
 class Record:
-    """The votes of one rater, by pair, as they are on disk.
+    """The votes of one rater by pair, as they are on disk.
+
+    Args:
+        folder (`str` or `os.PathLike`): of the comparison.
+        rater (`str`): from `clean_name`.
 
     Raises:
-        UsageError: as `read_votes`.
+        UsageError: as in `read_votes`.
     """
 
-    def __init__(self, folder, rater):
+    def __init__(self, folder: str | os.PathLike, rater: str):
         self.rater, self.file = rater, votes_file(folder, rater)
         self.votes, self._length = read_votes(self.file)
         if self.file.exists():
             os.truncate(self.file, self._length)  # the next vote starts a line
 
-    def add(self, vote):
-        """Append a vote; it is on disk when this returns.
+    def add(self, vote: dict) -> None:
+        """Append a vote. It is on disk when this returns.
 
         Raises:
-            RunError: it cannot be written; the file is left as it was.
+            RunError: it cannot be written; the file stays as it was.
         """
         line = json.dumps(vote).encode() + b"\n"
         if not self.file.exists():
-            atomic_write(self.file, Path.touch)  # which makes the name last, too
+            atomic_write(self.file, Path.touch)  # so that the name is on disk as well
         try:
             with open(self.file, "ab") as file:
                 file.write(line)
@@ -106,36 +126,36 @@ class Record:
                 os.fsync(file.fileno())
         except OSError as error:
             os.truncate(self.file, self._length)
-            raise RunError(f"The vote could not be saved ({error.strerror}): tell who runs this study.") from None
+            raise RunError(f"The vote could not be saved ({error.strerror}): please tell the organizer.") from None
         self._length += len(line)
         self.votes[vote["pair"]] = vote
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What they add up to
+# Results
 
 
-def wilson(successes, n):
-    """The 95 % interval (Wilson's score interval) of a share, from n > 0 trials; successes may be halves."""
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """The 95 % interval (Wilson score interval) of a share, in [0, 1], from n > 0 trials; successes can be halves."""
     share = successes / n
     centre = share + Z**2 / (2 * n)
     reach = Z * (share * (1 - share) / n + Z**2 / (4 * n**2)) ** 0.5
     return (centre - reach) / (1 + Z**2 / n), (centre + reach) / (1 + Z**2 / n)
 
 
-def tally(votes):
-    """How often A and B won, of `votes`, and how often neither did: `{"A": ..., "B": ..., "tie": ...}`."""
+def tally(votes: Iterable[dict]) -> dict[str, int]:
+    """How often A won, B won, and neither did: `{"A": ..., "B": ..., "tie": ...}`."""
     count = Counter({"A": 0, "B": 0, "tie": 0})
     for vote in votes:
         count["tie" if vote["choice"] == "tie" else "A" if vote["choice"] == vote["a_side"] else "B"] += 1
     return dict(count)
 
 
-def report(study):
-    """The votes in a study's folder as a table, by rater and in all.
+def report(study: "Study") -> str:
+    """The votes in a study's folder as a table, by rater and in total.
 
     Raises:
-        UsageError: a file is damaged, or holds votes on other pairs.
+        UsageError: a file is damaged, or has votes on other pairs.
     """
     names, by_rater = {pair.name for pair in study.pairs}, {}
     for file in sorted(study.folder.glob("votes-*.jsonl")):

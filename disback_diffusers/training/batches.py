@@ -1,60 +1,15 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What each step trains on, from (seed, stage, step, process) alone, so that a resumed run sees the same."""
 
-import hashlib
-from dataclasses import dataclass
-
 import torch
 
 from ..data.bank import PromptBank
 from ..diffusion.times import LogUniformTimes, UniformTimes
+from ..models.batch import Batch, generator
 from ..models.conditions import Conditions, to_device
 from ..models.sizes import Bucket
 from .parallel import Replicated
 from .settings import DataArguments
-
-
-def generator(*key) -> torch.Generator:
-    """A generator on the CPU, seeded by the key alone."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-@dataclass
-class Batch:
-    """One micro-batch of n samples.
-
-    Attributes:
-        z (`torch.Tensor` of shape `(n, ...)`): standard normal, the student's input.
-        conditions (`Conditions`): the student's.
-        score_conditions (`Conditions`): the same, a share of them emptied, for the fake score and the target.
-        empty (`Conditions`): the empty prompt, n times.
-        noise (`torch.Tensor` of shape `(n, ...)`), t (`torch.Tensor` of shape `(n,)`): what noises the student's
-            samples (Eq. 5, 7, 8).
-        times: where further t are sampled from.
-        key (`tuple`): of all its random numbers.
-        samples (`torch.Tensor` of shape `(n, ...)`): of the student, detached, once they are generated.
-    """
-
-    z: torch.Tensor
-    conditions: Conditions
-    score_conditions: Conditions
-    empty: Conditions
-    noise: torch.Tensor
-    t: torch.Tensor
-    times: UniformTimes | LogUniformTimes
-    key: tuple
-    samples: torch.Tensor | None = None
-
-    def random(self, *names) -> torch.Generator:
-        """A generator of its own for further random numbers, on the CPU."""
-        return generator(*self.key, *names)
-
-    def fresh_noise(self, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Other noise and times for the same samples, for update number `repeat` of the fake score."""
-        random, device = self.random(repeat), self.z.device
-        noise = torch.randn(self.z.shape, generator=random)
-        return to_device(noise, device), to_device(self.times.sample(len(self.z), random), device)
 
 
 class BatchSource:

@@ -9,7 +9,7 @@ import torch
 
 from ..data.bank import PromptBank
 from ..diffusion.times import training_times
-from ..errors import RunError, UsageError, about
+from ..errors import UsageError, about
 from ..models.denoiser import Denoiser
 from ..models.embedded import resolve
 from ..models.families.base import Family
@@ -101,19 +101,12 @@ def make_roles(
     """The adapters of a run: "target" and "fake" of one rank, so that a node's file fits both, and the student's."""
     roles = Roles(base)
     targets = family.find_lora_targets(base, settings.lora_target_modules)
-    with _flags_of_roles():
+    with about("--lora_target_modules:"):
         for number, name in enumerate(("target", "fake")):
             roles.add(name, settings.lora_rank, settings.lora_alpha, targets, seed=seed + number)
+    with about("--lcm_lora" if settings.lcm_lora else "--lora_target_modules:"):
         student.add_role(roles, targets, seed=seed + 2)
     return roles
-
-
-@contextmanager
-def _flags_of_roles() -> Iterator[None]:
-    try:
-        yield
-    except (UsageError, RunError) as error:
-        raise type(error)(f"the adapters (--lora_rank, --lora_target_modules, --lcm_lora): {error}") from None
 
 
 def make_networks(

@@ -11,8 +11,9 @@ from ..evaluation.images import features_of
 from ..evaluation.judge import RETRIEVED, Judge
 from ..evaluation.reference import Reference
 from ..evaluation.sheets import to_pil
+from ..models.batch import generator
 from ..models.embedded import EMBEDDED
-from .batches import BatchSource, generator
+from .batches import BatchSource
 from .networks import Networks
 from .parallel import Replicated
 

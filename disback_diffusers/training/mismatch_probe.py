@@ -4,7 +4,8 @@
 import torch
 
 from ..diffusion.target_field import mismatch_degree
-from .batches import BatchSource, generator
+from ..models.batch import generator
+from .batches import BatchSource
 from .networks import Networks
 from .parallel import Replicated
 

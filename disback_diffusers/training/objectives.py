@@ -7,9 +7,9 @@ import torch
 
 from ..diffusion.guidance import guided_output
 from ..diffusion.losses import denoising_loss, distribution_matching_gradient, surrogate_loss
+from ..models.batch import Batch
 from ..models.denoiser import Denoiser
 from ..models.student import Student
-from .batches import Batch
 from .settings import ObjectiveArguments
 
 

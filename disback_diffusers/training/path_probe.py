@@ -4,8 +4,9 @@
 import torch
 
 from ..errors import RunError
+from ..models.batch import Batch
 from ..models.denoiser import Denoiser
-from .batches import Batch, BatchSource
+from .batches import BatchSource
 from .networks import Networks
 from .parallel import Replicated
 from .path import UNTRAINED

@@ -10,6 +10,7 @@ from .activations import saved_bytes
 from .arguments import DistillationArguments
 from .build import DTYPES, make_roles
 from .sources import Sources
+from .switching import count_stays
 
 
 GIB = 2**30
@@ -35,13 +36,8 @@ class Plan:
     """
 
     def __init__(self, args: DistillationArguments, sources: Sources, dtype: torch.dtype, processes: int = 1):
-        self.args, self.sources, self.family, self.dtype, self.processes = (
-            args,
-            sources,
-            sources.family,
-            dtype,
-            processes,
-        )
+        self.args, self.sources, self.family = args, sources, sources.family
+        self.dtype, self.processes = dtype, processes
         self.roles = self._meta_roles()
         self.lora = sum(parameter.numel() for parameter in self.roles.parameters("fake"))
         self.base = count_parameters(self.roles.network) - self.lora * len(self.roles.names)
@@ -91,20 +87,29 @@ class Plan:
         return student.student
 
     def _work(self):
-        args, path = self.args, self.sources.path
-        nodes = 0 if args.path.no_backtracking else len(path) - 1 if path else args.path.degradation_nodes
+        args, path, nodes = self.args, self.sources.path, self._nodes()
         guided = (args.objective.guidance_scale != 1) + (args.objective.fake_guidance_scale != 1)
         samples = args.data.train_batch_size * args.data.gradient_accumulation_steps * self.processes
         updates = args.objective.fake_score_updates_per_step
         forwards = 5 + guided + args.student.proportion_later_steps + 2 * (updates - 1)
         rows = [("prompts", f"{len(self.sources.prompts):,}; {samples} samples an update")]
-        if nodes or args.objective.fake_score_init == "fit":
+        if nodes:
             length = f"reused from {path.folder}" if path else f"{args.path.degradation_steps} updates"
-            size = (nodes or 1) * self.lora * 4 / 2**20
-            rows.append(("stage 1", f"{length}, {nodes or 1} nodes, {size:,.0f} MiB on disk"))
-        steps = args.optimization.max_train_steps
-        rows.append(("stage 2", f"{steps} updates, each of {forwards:g} forwards of the network a sample"))
+            rows.append(("stage 1", f"{length}, {nodes} nodes, {nodes * self.lora * 4 / 2**20:,.0f} MiB on disk"))
+        steps, stays = args.optimization.max_train_steps, count_stays(nodes + 1)
+        walked = f", {stays} x {args.steps_per_stay(stays)} of them at nodes of the path" if stays else ""
+        rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))
         return rows
+
+    def _nodes(self):
+        """Nodes of the path, without the teacher: its end alone where the path is not walked."""
+        settings, path = self.args.path, self.sources.path
+        if settings.no_backtracking:
+            return 1 if self.args.objective.fake_score_init == "fit" else 0
+        if path:
+            return len(path) - 1
+        may_walk = settings.node_switching == "fixed" or self.args.student.student_unet
+        return settings.degradation_nodes if may_walk else 1
 
     def weights(self) -> dict[str, int]:
         """Bytes of weights and of what training keeps for each of them, by part."""

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ OUTPUTS = (
 )
 
 
-def different(before, now):
+def different(before: dict, now: dict) -> list[str]:
     """The settings that make a run another one (`list[str]`).
 
     Args:
@@ -65,7 +66,7 @@ def _same(name, before, now):
 
 
 def _content(folder):
-    """Weights and configs of a model's folder, as far as they tell two models apart."""
+    """Weights and configs of a model's folder, as far as they distinguish two models."""
     configs = {file.relative_to(folder): file.read_bytes() for file in Path(folder).rglob("*.json")}
     return weights_digest(folder), configs
 
@@ -85,14 +86,14 @@ class Checkpoint:
 class RunFolder:
     """Args: folder (`--output_dir`); is_main: whether this process writes (all may read)."""
 
-    def __init__(self, folder, is_main=True):
+    def __init__(self, folder: str | os.PathLike, is_main: bool = True):
         self.folder, self.is_main = Path(folder), is_main
         self._lock = FileLock(self.folder / LOCK)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Whose folder it is
 
-    def check(self, settings, resume):
+    def check(self, settings: dict, resume: str | None) -> None:
         """Refuse to mix two runs; nothing is written.
 
         Raises:
@@ -134,7 +135,7 @@ class RunFolder:
         except (OSError, ValueError, TypeError, yaml.YAMLError):
             raise UsageError(f"{file} is damaged: restore it, or choose another --output_dir.") from None
 
-    def open(self, settings):
+    def open(self, settings: dict) -> None:
         """Make the folder, try whether it can be written to, and leave the settings in it. It is ours until `close`.
 
         Raises:
@@ -157,14 +158,14 @@ class RunFolder:
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             atomic_write(self.folder / ARGUMENTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-    def close(self):
+    def close(self) -> None:
         """Let other runs have it; the end of the process, however it comes, does so too."""
         self._lock.release()
 
     # -----------------------------------------------------------------------------------------------------------------
     # Checkpoints
 
-    def checkpoints(self):
+    def checkpoints(self) -> list[Checkpoint]:
         """Complete checkpoints, from the first of stage 1 to the last of stage 2."""
         found = []
         for folder in self.folder.glob("checkpoint-*") if self.folder.is_dir() else ():
@@ -173,11 +174,11 @@ class RunFolder:
                 found.append(Checkpoint(0 if match[1] else 1, int(match[2]), folder))
         return sorted(found)
 
-    def find(self, resume):
+    def find(self, resume: str | None) -> Checkpoint | None:
         """The checkpoint that `--resume_from_checkpoint` names; None for "latest" of a run that has none yet.
 
         Raises:
-            UsageError: there is no such checkpoint, or it is not the last one: the log would no longer tell how those
+            UsageError: there is no such checkpoint, or it is not the last one: the log would no longer show how those
                 after it came about.
         """
         last = max(self.checkpoints(), default=None)
@@ -196,7 +197,7 @@ class RunFolder:
             )
         return last
 
-    def save(self, stage, step, write, total_limit=None):
+    def save(self, stage: str, step: int, write: Callable[[Path], None], total_limit: int | None = None) -> Path:
         """A checkpoint that is there whole or not at all; then the oldest beyond the limit go.
 
         Args:
@@ -220,7 +221,7 @@ class RunFolder:
                 self._remove(checkpoint.folder)
         return self.folder / name
 
-    def clean(self):
+    def clean(self) -> None:
         """Remove what a killed process left half-written or half-removed."""
         for folder in self.folder.glob("checkpoint-*"):
             if CHECKPOINT.fullmatch(folder.name) and not (folder / "state.json").is_file():
@@ -240,7 +241,12 @@ class RunFolder:
     # -----------------------------------------------------------------------------------------------------------------
     # Log
 
-    def log(self, record):
+    def log(self, record: dict) -> None:
+        """Append a line to the log.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         try:
             with open(self.folder / LOG, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")

@@ -2,7 +2,7 @@
 """The settings of a run, in groups. Steps count optimizer updates; sizes are pixels."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 # What a setting shapes. It must be the same in a resumed run unless it shapes nothing.
@@ -15,7 +15,15 @@ METADATA = ("shapes", "local", "above", "at_least", "below")  # of a field, besi
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 
 
-def flag(default, help, shapes=RESULT, local=False, above=None, at_least=None, below=None):
+def flag(
+    default: Any,
+    help: str,
+    shapes: str = RESULT,
+    local: bool = False,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+) -> Any:
     """A field.
 
     Args:

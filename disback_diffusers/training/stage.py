@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UsageError
 from ..files import atomic_write
+from ..models.batch import Batch
 from .batches import BatchSource
 from .networks import Networks
 from .optimizers import RoleOptimizer
@@ -88,7 +89,7 @@ class Stage:
         self.optimizers[role] = optimizer
         return optimizer
 
-    def micro_batches(self, step: int) -> Iterator:
+    def micro_batches(self, step: int) -> Iterator[Batch]:
         """The micro-batches of an update."""
         for index in range(self.batches.micro_batches):
             yield self.batches.make(self.name, step, index)

@@ -136,7 +136,7 @@ class LcmLoraStudent(LoraStudent):
         """As in `LoraStudent`; rank, alpha and layers are the file's."""
         self.lcm_lora.check_layers(roles.network)
         roles.add(self.role, self.lcm_lora.rank, self.lcm_lora.alpha, self.lcm_lora.layers)
-        roles.load_state_dict(self.role, self.lcm_lora.state, source=self.lcm_lora.source)
+        roles.load_state_dict(self.role, self.lcm_lora.state, source=str(self.lcm_lora.source))
 
     def sampler(self, family: Family) -> OneStep:
         """As in `LoraStudent`: several steps where later ones are trained."""

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ..evaluation.sheets import contact_sheet, to_pil
 from ..files import atomic_write
-from .batches import BatchSource, generator
+from ..models.batch import generator
+from .batches import BatchSource
 from .networks import Networks
 from .parallel import Replicated
 from .settings import RunArguments

@@ -9,7 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from script_runs import PROMPTS, SCRIPT, check_message, quick_words
 
-from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.families import StableDiffusion
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.script import run_script
 
@@ -31,10 +31,10 @@ def fails(files, monkeypatch, capfd):
     for optional in ("bitsandbytes", "wandb", "xformers"):
         monkeypatch.setitem(sys.modules, optional, None)  # as if it were not installed
 
-    def check(flags, *expected, code=2, early=True, teacher_class=StableDiffusionTeacher):
+    def check(flags, *expected, code=2, early=True, family=StableDiffusion):
         more = flags.split() if isinstance(flags, str) else flags
         capfd.readouterr()
-        got = run_script(lambda: parse_args(quick_words(*more)), teacher_class)
+        got = run_script(lambda: parse_args(quick_words(*more)), family)
         printed = capfd.readouterr().err
         assert got == code, printed
         check_message(printed, *expected)

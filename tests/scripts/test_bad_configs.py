@@ -55,7 +55,7 @@ def test_json_of_another_kind(fails, changed_teacher, file, text):
 @pytest.mark.parametrize("name", ["addition_time_embed_dim", "projection_class_embeddings_input_dim"])
 def test_settings_of_sdxl(fails, changed_teacher, sdxl_folder, name):
     changed_teacher("unet/config.json", sdxl_folder, **{name: None})
-    fails(CHANGED, "has no valid unet/ config", teacher_class=StableDiffusionXLTeacher)
+    fails(CHANGED, "has no valid unet/ config", family=StableDiffusionXL)
 
 
 def test_a_tokenizer_without_its_vocabulary(fails, changed_teacher):

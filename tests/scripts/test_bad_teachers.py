@@ -188,12 +188,12 @@ def test_a_text_encoder_of_another_size(refused, changed_teacher):
 
 def test_parts_of_another_sdxl(fails, changed_teacher, sdxl_folder):
     folder = changed_teacher("unet/config.json", sdxl_folder, projection_class_embeddings_input_dim=96)
-    fails(CHANGED, "pooled prompts of size 48", "text_encoder_2 gives 32", teacher_class=StableDiffusionXLTeacher)
+    fails(CHANGED, "pooled prompts of size 48", "text_encoder_2 gives 32", family=StableDiffusionXL)
     edit(folder / "unet" / "config.json", projection_class_embeddings_input_dim=80)
     edit(folder / "tokenizer_2" / "tokenizer_config.json", model_max_length=64)
-    fails(CHANGED, "different model_max_length", teacher_class=StableDiffusionXLTeacher)
+    fails(CHANGED, "different model_max_length", family=StableDiffusionXL)
     shutil.rmtree(folder / "tokenizer_2")
-    fails(CHANGED, "has no tokenizer_2", teacher_class=StableDiffusionXLTeacher)
+    fails(CHANGED, "has no tokenizer_2", family=StableDiffusionXL)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

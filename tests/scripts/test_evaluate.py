@@ -15,7 +15,7 @@ from tiny_students import save_students
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from disback_diffusers.evaluation.judge import Judge
-from disback_diffusers.hub import LORA_NAME
+from disback_diffusers.files import LORA_NAME
 from disback_diffusers.models.embedded import JUDGE
 
 
@@ -45,8 +45,8 @@ def finish(*words, **environment):
 def refuses(*words, expected):
     run = start(words, script=SCRIPT)
     assert run.wait() == 2, run.output
-    assert len(run.told) == 1 and "Traceback" not in run.output, run.output
-    assert [part for part in expected if part not in run.told[0]] == [], run.told
+    assert len(run.messages) == 1 and "Traceback" not in run.output, run.output
+    assert [part for part in expected if part not in run.messages[0]] == [], run.messages
 
 
 def results(folder):

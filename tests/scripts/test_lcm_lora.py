@@ -12,7 +12,7 @@ from script_runs import LCM_SCRIPT, Trap, differences, quick_words, result, star
 from tiny_students import lora_student, noise, save_kohya, save_peft
 
 from disback_diffusers import DisBackPipeline
-from disback_diffusers.hub import LORA_NAME
+from disback_diffusers.files import LORA_NAME
 
 
 LATEST = "--resume_from_checkpoint latest".split()
@@ -62,7 +62,7 @@ def test_the_result_is_an_lcm_lora_of_the_same_layout(files, sd_folder, save):
 
 def test_the_flag_is_required(files):
     run = start(quick_words(), script=LCM_SCRIPT)
-    assert run.wait() == 2 and run.told == ["train_disback_lcm_lora.py: error: --lcm_lora is required."]
+    assert run.wait() == 2 and run.messages == ["train_disback_lcm_lora.py: error: --lcm_lora is required."]
 
 
 @pytest.mark.parametrize("flags", ["--lcm_lora nowhere.safetensors", "--lcm_lora lcm --student full"])

@@ -15,7 +15,7 @@ from tiny_models import save_sd
 from tiny_students import noise
 
 from disback_diffusers import DisBackPipeline
-from disback_diffusers.hub import LORA_NAME
+from disback_diffusers.files import LORA_NAME
 
 
 def finish(*words):
@@ -51,7 +51,7 @@ def test_bar_log_samples_and_trackers(files):
     assert [event.step for event in events.Images("samples")] == [6 + 4, 6 + 8]
 
 
-def check_artefact(teacher, kind):
+def check_artifact(teacher, kind):
     """The averaged weights are what is saved, and they load in our pipeline and in plain diffusers alike."""
     last = load_file("out/checkpoint-8/ema.safetensors")
     if kind == "lora":
@@ -81,12 +81,12 @@ def check_artefact(teacher, kind):
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_the_artefact(files, sd_folder, kind):
+def test_the_artifact(files, sd_folder, kind):
     finish("--student", kind)
-    check_artefact(sd_folder, kind)
+    check_artifact(sd_folder, kind)
 
 
-def test_the_artefact_of_a_smaller_student(files, sd_folder, small_unet):
+def test_the_artifact_of_a_smaller_student(files, sd_folder, small_unet):
     """It starts as the weights given, and goes on from its own when resumed; its images have the teacher's size."""
     flags = f"--student full --student_unet {small_unet} --resume_from_checkpoint latest".split()
     stopped = start(quick_words(*flags), Trap("open", "log.jsonl a", 9))
@@ -97,7 +97,7 @@ def test_the_artefact_of_a_smaller_student(files, sd_folder, small_unet):
     assert before.keys() == after.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, atol=0.02, rtol=0)  # 8 updates at 1e-3
-    check_artefact(sd_folder, "full")
+    check_artifact(sd_folder, "full")
 
 
 def test_what_adaptive_switching_says_and_the_card_too(files):
@@ -127,11 +127,11 @@ OTHER_TEACHERS = {
 def test_other_teachers_and_another_size(files, scheduler):
     save_sd("other", **OTHER_TEACHERS[scheduler])
     finish("--pretrained_teacher_model", "other", "--resolution", "24x32")
-    check_artefact("other", "lora")
+    check_artifact("other", "lora")
 
 
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_other_schedulers_configs(files, changed_teacher, name):
     changed_teacher("scheduler/scheduler_config.json", _class_name=name)
     finish("--pretrained_teacher_model", "changed")
-    check_artefact("changed", "lora")
+    check_artifact("changed", "lora")

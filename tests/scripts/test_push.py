@@ -10,7 +10,7 @@ import pytest
 from fake_hub import OWNER, FakeHub
 from script_runs import SCRIPT, check_message, launch, quick_words
 
-from disback_diffusers.hub import CONFIG_NAME, LORA_NAME
+from disback_diffusers.files import CONFIG_NAME, LORA_NAME
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_ctrl_c_and_sigterm_save_a_checkpoint_and_say_how_to_go_on(words, uninte
     for traps, expected, checkpoints in stops:
         run = start([*words, *LATEST], *traps)
         assert run.wait() == 130, run.output
-        (line,) = run.told
+        (line,) = run.messages
         assert expected in line and "--resume_from_checkpoint latest" in line and "Traceback" not in run.output
         assert names(out)[: len(checkpoints)] == checkpoints and leftovers(out) == []
     finish([*words, *LATEST])
@@ -172,7 +172,7 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
     words = [*words, str(tmp_path / "run"), *LATEST]
     main, other = start_pair(words, Trap("open", "log.jsonl a", 3, signal.SIGTERM))  # one is told, both stop
     assert (main.wait(), other.wait()) == (130, 130), main.output + other.output
-    assert "degradation step 4" in main.told[0] and other.told == []
+    assert "degradation step 4" in main.messages[0] and other.messages == []
     main, other = start_pair(words, Trap("open", "log.jsonl a", 2 + 5))
     assert main.wait() == -signal.SIGKILL, main.output
     other.process.kill()
@@ -183,7 +183,7 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
     name = next(name for name in ours if name.startswith("pytorch_lora_weights"))
     assert name in differences(ours, result(uninterrupted))  # one process of twice the batch draws other noise
     alone = start(words)
-    assert alone.wait() == 2 and "processes" in alone.told[0]
+    assert alone.wait() == 2 and "processes" in alone.messages[0]
 
 
 def _average(environment, pipe):

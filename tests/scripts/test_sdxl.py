@@ -86,7 +86,7 @@ def test_a_vae_that_cannot_be_fetched(fails, monkeypatch):
 
 def test_the_other_family(fails, sd_folder, sdxl_folder):
     fails("--pretrained_teacher_model ./teacher", "StableDiffusionPipeline", "another script",
-          teacher_class=StableDiffusionXLTeacher)  # fmt: skip
+          family=StableDiffusionXL)  # fmt: skip
     fails(["--pretrained_teacher_model", str(sdxl_folder)], "StableDiffusionXLPipeline", "another script")
 
 
@@ -101,7 +101,7 @@ def test_the_other_family(fails, sd_folder, sdxl_folder):
 )
 def test_a_teacher_of_another_kind(fails, changed_teacher, sdxl_folder, file, values, expected):
     changed_teacher(file, sdxl_folder, **values)
-    fails("--pretrained_teacher_model ./changed", "./changed", expected, teacher_class=StableDiffusionXLTeacher)
+    fails("--pretrained_teacher_model ./changed", "./changed", expected, family=StableDiffusionXL)
 
 
 @pytest.mark.parametrize("encoder", ["text_encoder", "text_encoder_2"])
@@ -111,4 +111,4 @@ def test_a_text_encoder_that_lacks_a_tensor(fails, changed_teacher, sdxl_folder,
     name, *others = tensors
     save_file({key: tensors[key] for key in others}, file, {"format": "pt"})
     fails("--pretrained_teacher_model ./changed", f"lacks {name} in {encoder}/", early=False,
-          teacher_class=StableDiffusionXLTeacher)  # fmt: skip
+          family=StableDiffusionXL)  # fmt: skip

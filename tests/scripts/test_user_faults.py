@@ -12,7 +12,7 @@ from script_runs import QUICK, SCRIPTS, log, quick_words, start
 from tiny_models import build_sd, save_sd
 
 from disback_diffusers import DisBackPipeline
-from disback_diffusers.hub import CONFIG_NAME
+from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.ddim import SMALLEST_ALPHA
 from disback_diffusers.models.families import open_teacher
@@ -39,7 +39,7 @@ def test_a_teacher_in_half_precision_only(files):
     finish(["out", *measured, "--output_dir", "of_student"], script=EVALUATE)
     teacher = ["fp16", "--num_inference_steps", "2", *measured, "--output_dir", "of_teacher"]
     run = start(teacher, script=EVALUATE)
-    assert run.wait() == 2 and "as variant fp16 only" in run.told[0]
+    assert run.wait() == 2 and "as variant fp16 only" in run.messages[0]
     finish([*teacher, "--variant", "fp16"], script=EVALUATE)
 
 
@@ -118,7 +118,7 @@ def test_the_settings_that_made_a_student_are_all_recorded(files):
     assert len(log(files / "out")) == 4
     for flag, value in (("--adam_beta1", "0.9"), ("--lr_warmup_steps", "0"), ("--max_grad_norm", "1.0")):
         run = start([*words, "--resume_from_checkpoint", "latest", flag, value])
-        assert run.wait() == 2 and f"{flag} is" in run.told[0], run.output
+        assert run.wait() == 2 and f"{flag} is" in run.messages[0], run.output
 
 
 def test_http_requests_are_not_logged():

@@ -112,13 +112,20 @@ def test_activations_grow_and_shrink_as_they_should(make_plan, sd_folder, sdxl_f
         assert peak(student="full") != one  # a LoRA keeps its own intermediate results
 
 
-def test_forwards_of_an_update(make_plan):
-    def text(**settings):
-        return dict(make_plan(**settings).rows())["stage 2"]
+def test_the_work_of_a_run(make_plan, small_unet):
+    def work(**settings):
+        rows = dict(make_plan(**settings).rows())
+        return rows.get("stage 1", "").split(", ")[:2], rows["stage 2"]
 
-    assert text() == "8 updates, each of 5 forwards of the network a sample"
-    assert "each of 7 " in text(guidance_scale=2.0, fake_guidance_scale=1.5)
-    assert "each of 9 " in text(fake_score_updates_per_step=3)
+    updates = "8 updates of 5 forwards of the network a sample"
+    assert work() == (["8 updates", "3 nodes"], f"{updates}, 2 x 2 of them at nodes of the path")
+    assert work(no_backtracking=True) == ([""], updates)
+    assert work(no_backtracking=True, fake_score_init="fit") == (["8 updates", "1 nodes"], updates)
+    assert work(node_switching="adaptive") == (["8 updates", "1 nodes"], updates)  # a path that is not walked
+    other = {"student": "full", "student_unet": str(small_unet)}
+    assert work(node_switching="adaptive", **other)[0] == ["8 updates", "3 nodes"]
+    assert "of 7 forwards" in work(guidance_scale=2.0, fake_guidance_scale=1.5)[1]
+    assert "of 9 forwards" in work(fake_score_updates_per_step=3)[1]
 
 
 def test_the_verdict_without_a_gpu(make_plan):

@@ -2,6 +2,7 @@
 """What is particular to an architecture: how its network is loaded, called and conditioned; what its samples are."""
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +12,10 @@ from ..conditions import Conditions
 from ..roles import present_targets
 from ..sizes import Bucket
 from ..source import ModelSource
+
+
+if TYPE_CHECKING:
+    from ..denoiser import Denoiser  # which imports this module
 
 
 class Family:
@@ -146,7 +151,7 @@ class Family:
 
     def sample(
         self,
-        teacher,
+        teacher: "Denoiser",
         z: torch.Tensor,
         conditions: Conditions,
         empty: Conditions,

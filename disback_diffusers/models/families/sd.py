@@ -3,6 +3,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -18,6 +19,10 @@ from ..source import ModelSource
 from ..teacher_scheduler import teacher_scheduler
 from ..text_parts import TextPart, without_truncation_warnings
 from .base import Family
+
+
+if TYPE_CHECKING:
+    from ..denoiser import Denoiser  # which imports .base
 
 
 # UNets with one of these need inputs that a text-to-image pipeline does not give.
@@ -197,7 +202,7 @@ class StableDiffusion(Family):
     @torch.no_grad()
     def sample(
         self,
-        teacher,
+        teacher: "Denoiser",
         z: torch.Tensor,
         conditions: Conditions,
         empty: Conditions,

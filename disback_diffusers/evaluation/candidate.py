@@ -1,11 +1,13 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The model that evaluate_disback.py is given: as a pipeline, and as the images it draws."""
+"""The model to evaluate (MODEL of evaluate_disback.py): what kind it is, loading it, generating its images."""
 
+import argparse
 import hashlib
 import platform
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
 from ..artifact.load import Artifact, student_settings
@@ -20,17 +22,18 @@ from .images import image_files
 
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# The arguments that the images depend on.
 SHAPING = ("model", "base_model", "variant", "num_inference_steps", "guidance_scale", "resolution", "dtype", "seed")
 
 
-def given_images(model):
-    """The image files of MODEL, where it is a folder of images and no pipeline; else none."""
+def given_images(model: str) -> list[Path]:
+    """The image files of MODEL if it is a folder of images; empty for a pipeline or a Hub id."""
     is_folder = Path(model).is_dir() and not (Path(model) / INDEX_NAME).exists()
     return image_files(model) if is_folder else []
 
 
-def planned(args, prompts):
-    """The images that `args` ask for, as a `Generation` that has not been started."""
+def planned(args: argparse.Namespace, prompts: list[str]) -> Generation:
+    """The `Generation` that the arguments ask for; it has not been started."""
     settings = {name: getattr(args, name) for name in SHAPING}
     settings["resolution"] = list(args.resolution) if args.resolution else None  # as JSON gives it back
     settings["weights"] = weights_digest(resolve(args.model))
@@ -39,14 +42,15 @@ def planned(args, prompts):
     return Generation(args.output_dir, prompts, settings)
 
 
-def draw(args, generation, accelerator):
-    """All images that are missing, over all processes.
+def generate(args: argparse.Namespace, generation: Generation, accelerator: Accelerator) -> dict[str, float | str]:
+    """Generate all missing images, over all processes, and measure the seconds per image.
 
     Returns:
-        what is recorded of it on the main process, `dict`; of the others an empty one.
+        `dict`: "seconds an image" and "device" on the main process; empty on the others.
 
     Raises:
-        UsageError, RunError: as `load_pipeline`; an image that is not finite.
+        UsageError, RunError: as in `load_pipeline`.
+        NotFiniteError: an image has NaN or infinite values.
     """
     pipeline, call = load_pipeline(args)
     pipeline.to(accelerator.device)
@@ -73,11 +77,11 @@ def _say_how_many_are_long(pipeline, prompts):
         )
 
 
-def is_student(args):
-    """Whether MODEL is a student of ours or some other pipeline; of its small files alone.
+def is_student(args: argparse.Namespace) -> bool:
+    """Whether MODEL is a student of this package, and not another pipeline. Reads its small files only.
 
     Raises:
-        UsageError: neither, or flags that are for the other kind.
+        UsageError: it is neither, or a flag belongs to the other kind.
         RunError: the Hub cannot be reached.
     """
     artifact = Artifact.find(resolve(args.model))
@@ -96,11 +100,13 @@ def is_student(args):
     return False
 
 
-def load_pipeline(args):
-    """The pipeline of MODEL, and the arguments of its calls: ours for a student of ours, else diffusers' own.
+def load_pipeline(args: argparse.Namespace) -> tuple[DiffusionPipeline, dict]:
+    """The pipeline of MODEL and the arguments of its calls.
+
+    A student gets a `DisBackPipeline`, another model the pipeline that diffusers loads.
 
     Raises:
-        UsageError, RunError: nothing that can be loaded, or as in `is_student`.
+        UsageError, RunError: it cannot be loaded, or as in `is_student`.
     """
     call = {name: getattr(args, name) for name in ("num_inference_steps", "guidance_scale")}
     call = {name: value for name, value in call.items() if value is not None}
@@ -109,7 +115,7 @@ def load_pipeline(args):
         width, height = args.resolution
         call.update(height=height, width=width)
     loading = {"dtype": DTYPES[args.dtype], "use_safetensors": True}
-    if args.variant or not is_student(args):  # a student has its own
+    if args.variant or not is_student(args):  # a student records its own
         loading["variant"] = args.variant
     if is_student(args):
         return DisBackPipeline.from_pretrained(model, base_model=args.base_model, **loading), call
@@ -120,5 +126,5 @@ def load_pipeline(args):
         hint = weights_hint(model, loading["variant"])
         raise UsageError(f"{args.model} is no pipeline that diffusers loads: {hint or one_line(error)}") from None
     if getattr(pipeline, "safety_checker", None):
-        pipeline.safety_checker = None  # a blackened image says nothing about the model
+        pipeline.safety_checker = None  # an image it blackens says nothing about the model
     return pipeline, call

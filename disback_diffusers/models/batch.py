@@ -1,0 +1,53 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""A micro-batch, with all of its random numbers."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from ..diffusion.times import LogUniformTimes, UniformTimes
+from .conditions import Conditions, to_device
+
+
+def generator(*key) -> torch.Generator:
+    """A generator on the CPU, seeded by the key alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass
+class Batch:
+    """One micro-batch of n samples.
+
+    Attributes:
+        z (`torch.Tensor` of shape `(n, ...)`): standard normal, the student's input.
+        conditions (`Conditions`): the student's.
+        score_conditions (`Conditions`): the same, a share of them emptied, for the fake score and the target.
+        empty (`Conditions`): the empty prompt, n times.
+        noise (`torch.Tensor` of shape `(n, ...)`), t (`torch.Tensor` of shape `(n,)`): what noises the student's
+            samples (Eq. 5, 7, 8).
+        times: where further t are sampled from.
+        key (`tuple`): of all its random numbers.
+        samples (`torch.Tensor` of shape `(n, ...)`): of the student, detached, once they are generated.
+    """
+
+    z: torch.Tensor
+    conditions: Conditions
+    score_conditions: Conditions
+    empty: Conditions
+    noise: torch.Tensor
+    t: torch.Tensor
+    times: UniformTimes | LogUniformTimes
+    key: tuple
+    samples: torch.Tensor | None = None
+
+    def random(self, *names) -> torch.Generator:
+        """A generator of its own for further random numbers, on the CPU."""
+        return generator(*self.key, *names)
+
+    def fresh_noise(self, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Other noise and times for the same samples, for update number `repeat` of the fake score."""
+        random, device = self.random(repeat), self.z.device
+        noise = torch.randn(self.z.shape, generator=random)
+        return to_device(noise, device), to_device(self.times.sample(len(self.z), random), device)

@@ -1,0 +1,74 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What the tiny models are made of and trained on: the emoji and their names, the tokenizer, latents."""
+
+import json
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTokenizer
+
+
+HERE = Path(__file__).parent
+EMOJI = HERE / "data" / "noto_emoji_32.parquet"  # columns image, text
+MAX_TOKENS = 32
+VOCABULARY_SIZE = 1536
+TEXT_SIZE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def load_pairs(path):
+    """All images as one tensor (n, 3, 32, 32) in [-1, 1], and their names."""
+    data = load_dataset("parquet", data_files=str(path), split="train").with_format("torch")
+    return torch.stack(list(data["image"])).float() / 127.5 - 1, list(data["text"])
+
+
+def build_tokenizer(names):
+    """A CLIP tokenizer whose merges are learned on the names; every byte is a token, so no text is unknown."""
+    clip = CLIPTokenizer().backend_tokenizer  # for CLIP's normalizer and word splitting
+    words = type(clip)(models.BPE(end_of_word_suffix="</w>"))
+    words.normalizer, words.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE - 300, end_of_word_suffix="</w>", show_progress=False)
+    words.train_from_iterator(names, trainer)
+    merges = [tuple(merge) for merge in json.loads(words.to_str())["model"]["merges"]]
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge) for merge in merges)]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]  # the specials last, as in CLIP's own
+    vocab = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def tokenize(tokenizer, texts, device):
+    """Token ids (n, 32)."""
+    settings = {"padding": "max_length", "max_length": MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(texts, **settings).input_ids.to(device)
+
+
+def text_config(tokenizer, **kwargs):
+    """The text encoder of the teacher, and of the judge."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TEXT_SIZE,
+        **kwargs,
+    )
+
+
+@torch.no_grad()
+def encode(vae, images):
+    """Latents (n, 4, h, w), scaled, of images (n, 3, H, W) in [-1, 1]."""
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(256)])
+    return latents * vae.config.scaling_factor
+
+
+def tidy_configs(folder):
+    """Weights are stored in fp16 and meant for float32: what transformers loads goes by the dtype in its config."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # a path of this machine
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
