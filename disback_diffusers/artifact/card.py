@@ -2,12 +2,15 @@
 """The model card of a student."""
 
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import jinja2
 from huggingface_hub import ModelCardData
+from PIL import Image
 
 from ..files import atomic_write
 from ..models.embedded import EMBEDDED
@@ -37,36 +40,39 @@ UNKNOWN_BASE = "path/or/id/of/the/base"
 
 
 def model_card(
-    folder,
-    config,
-    repo_id=None,
-    prompts=(),
-    images=(),
-    node_steps=(),
-    metrics=(),
+    folder: str | os.PathLike,
+    config: dict,
+    repo_id: str | None = None,
+    prompts: Sequence[str] = (),
+    images: Sequence[Image.Image] = (),
+    node_steps: Sequence[int] = (),
+    metrics: Sequence[dict] = (),
     *,
-    steps=(1,),
-    whole=False,
-    with_path=False,
-):
-    """Write README.md into an artifact's folder, and the sample images beside it.
+    steps: Sequence[int] = (1,),
+    whole: bool = False,
+    with_path: bool = False,
+) -> Path:
+    """Write the model card, README.md, and its sample images into a student's folder.
 
     Args:
-        folder (`str` or `os.PathLike`): the artifact's folder.
-        config (`dict`): as in disback_config.json; paths of this machine do not get into the card.
-        repo_id (`str`, *optional*): where it is going to be on the Hub.
+        folder (`str` or `os.PathLike`): the student's folder.
+        config (`dict`): as in disback_config.json. Local paths are not written to the card.
+        repo_id (`str`, *optional*): the repository on the Hub that it will be uploaded to.
         prompts (`list[str]`, *optional*), images (list of `PIL.Image.Image`, *optional*): samples, written to
             samples/card-0.png, samples/card-1.png, ...
         node_steps (`list[int]`, *optional*): steps of stage 1 after which the nodes were saved (0, the teacher's, is
-            left out); by default those in `config`. Without any the card says that there was no backtracking.
+            left out); by default those in `config`. Without nodes the card describes no stage 1.
         metrics (list of `dict`, *optional*): rows of the results table, such as {"model": "student, 1 step", "FID":
-            21.3}: measured numbers only, without any there is no table.
+            21.3}. Pass measured numbers only; without rows there is no table.
         steps (`list[int]`, *optional*): the numbers of steps that the student was trained for, from 1.
-        whole (`bool`, *optional*): whether the folder holds a whole pipeline.
+        whole (`bool`, *optional*): whether the folder has a whole pipeline.
         with_path (`bool`, *optional*): whether the degradation path is uploaded with the card.
 
     Returns:
         `Path`: the card.
+
+    Raises:
+        RunError: a file cannot be written.
     """
     folder, config = Path(folder), public_config(config)
     method = config.get("method", {})
@@ -80,7 +86,7 @@ def model_card(
         atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
         widget.append({"text": prompt, "output": {"url": name}})
     plot = folder / "degradation" / "path.png"
-    if plot.is_file():  # beside the samples, which are uploaded in any case
+    if plot.is_file():  # into samples/, which is always uploaded
         atomic_write(folder / PLOT, lambda file: shutil.copyfile(plot, file))
     text = _template().render(
         card_data=_front_matter(base, pipeline, is_lora, widget).to_yaml(),
@@ -114,11 +120,11 @@ def model_card(
 
 
 def _settings(method, student):
-    """Rows of the table of settings; `student` is how it was trained, "lora" or "full"."""
+    """Rows of the table of settings. `student` is the kind that was trained, "lora" or "full"."""
     rows = {key: _cell(value) for key, value in method.items() if value not in (None, [])}
     if student == "lora" and not method.get("lcm_lora"):
         return rows
-    of_adapters = ("lora_rank", "lora_alpha", "lora_target_modules")  # not of the student
+    of_adapters = ("lora_rank", "lora_alpha", "lora_target_modules")  # the student has its own
     return {f"{key} (target, fake score)" if key in of_adapters else key: value for key, value in rows.items()}
 
 
@@ -150,5 +156,5 @@ def _template():
 
 
 def _cell(value):
-    """A value as the text of a table's cell."""
+    """A value as the text of a table cell."""
     return " ".join(str(value).split()).replace("|", "\\|")

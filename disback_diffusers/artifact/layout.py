@@ -1,9 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The files of a student, and disback_config.json, which says how it is loaded and called."""
+"""The files of a student, and disback_config.json, which records how to load and call it."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -14,10 +15,10 @@ from ..models.embedded import EMBEDDED
 
 
 FORMAT = 2
-FORMATS = (1, 2)  # that are read
+FORMATS = (1, 2)  # formats that can be read
 CARD_NAME = "README.md"
 UNET_FOLDER = "unet"
-# All that is ever uploaded of an output folder: no checkpoints, optimizer states, logs or caches.
+# Everything in an output folder that is uploaded: no checkpoints, optimizer states, logs or caches.
 PUBLISHED = (
     CONFIG_NAME,
     CARD_NAME,
@@ -25,16 +26,20 @@ PUBLISHED = (
     *(f"{UNET_FOLDER}/{name}" for name in ("config.json", "*.safetensors", "*.safetensors.index.json")),
     "samples/*.png",
 )
-PATH_FILES = tuple(f"degradation/{name}" for name in ("manifest.json", "path.png", "*.safetensors"))  # if asked for
+PATH_FILES = tuple(f"degradation/{name}" for name in ("manifest.json", "path.png", "*.safetensors"))  # on request
 
 
 def write_config(folder: str | os.PathLike, config: dict) -> None:
     """Write disback_config.json, atomically.
 
     Args:
-        folder (`str` or `os.PathLike`): the artifact's folder.
-        config (`dict`): `timesteps`, and as far as they are known `base_model`, `base_revision`, `pipeline` (the
+        folder (`str` or `os.PathLike`): the student's folder.
+        config (`dict`): `timesteps`, and where known `base_model`, `base_revision`, `variant`, `pipeline` (the
             teacher's class), `student`, `lora_rank`, `lora_alpha`, `method`. `format` is added.
+
+    Raises:
+        UsageError: the timesteps are not valid.
+        RunError: the file cannot be written.
     """
     file = Path(folder) / CONFIG_NAME
     config = {"format": FORMAT, **{key: value for key, value in config.items() if key != "format"}}
@@ -44,10 +49,10 @@ def write_config(folder: str | os.PathLike, config: dict) -> None:
 
 
 def read_config(folder: str | os.PathLike) -> dict:
-    """disback_config.json, empty where there is none. Format 1 is returned as format 2.
+    """The content of disback_config.json, empty if there is none. Format 1 is returned as format 2.
 
     Raises:
-        UsageError: it is no JSON, of an unknown format, or has no valid timesteps.
+        UsageError: the file is not JSON, has an unknown format, or has no valid timesteps.
     """
     file = Path(folder) / CONFIG_NAME
     if not file.is_file():
@@ -62,7 +67,7 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 
 def _as_format_2(config):
-    """Format 1 has the first timestep only. The later ones of an LCM-LoRA student were those of `LATER`."""
+    """Format 1 has only the first timestep. The later ones of an LCM-LoRA student are those in `LATER`."""
     first, method = config.get("conditioning_timestep"), config.get("method")
     config = {**config, "format": FORMAT, "timesteps": [first]}
     config.pop("conditioning_timestep", None)
@@ -86,7 +91,7 @@ def _check_config(file, config):
 
 
 def published_files(folder: str | os.PathLike, with_path: bool = False) -> list[str]:
-    """What is uploaded of an output folder, as sorted paths within it."""
+    """Relative paths of the files in an output folder that are uploaded, sorted."""
     folder, patterns = Path(folder), (*PUBLISHED, *(PATH_FILES if with_path else ()))
     found = {file.relative_to(folder).as_posix() for pattern in patterns for file in folder.glob(pattern)}
     return sorted(name for name in found if (folder / name).is_file())
@@ -97,7 +102,7 @@ def published_files(folder: str | os.PathLike, with_path: bool = False) -> list[
 
 
 def hub_id(base_model: str | None) -> str | None:
-    """`base_model` where it names a repository on the Hub (owner/name), else None (a folder, the embedded teacher)."""
+    """`base_model` if it is the id of a repository on the Hub (owner/name), else None."""
     name = str(base_model or "")
     if name.count("/") != 1 or os.path.exists(name):
         return None
@@ -109,7 +114,7 @@ def hub_id(base_model: str | None) -> str | None:
 
 
 def public_config(config: dict) -> dict:
-    """The configuration without local paths: such a base model becomes None, of other paths the last part stays."""
+    """The configuration without local paths: a local base model becomes None, other paths keep the last component."""
     public = {key: without_paths(value) for key, value in config.items()}
     base = config.get("base_model")
     if "base_model" in config and base != EMBEDDED:
@@ -119,8 +124,8 @@ def public_config(config: dict) -> dict:
     return public
 
 
-def without_paths(value):
-    """A plain value in which of each local path only the last part is left."""
+def without_paths(value: Any) -> Any:
+    """A JSON-like value in which each local path is reduced to its last component."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

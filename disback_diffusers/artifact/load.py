@@ -1,14 +1,16 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Finding out what a folder or a Hub repository holds, from its small files alone, and loading the student in it."""
+"""Identifies the student in a folder or Hub repository by its small files, and loads it."""
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 from safetensors import safe_open
@@ -30,17 +32,18 @@ HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 MODEL_KWARGS = (*HUB_KWARGS, "dtype", "torch_dtype", "low_cpu_mem_usage", "use_safetensors")
 
 
-def fetch(source, files, revision=None, **hub):
-    """The folder that holds `files`, as far as they exist: `source` itself, or a snapshot of a Hub repository.
+def fetch(source: str | os.PathLike, files: Sequence[str], revision: str | None = None, **hub) -> Path:
+    """The folder with those of `files` that exist: `source` itself, or a snapshot of a Hub repository.
 
     Args:
-        source (`str`): a folder or a Hub id; without a network the cache is used.
-        files (`list[str]`): the paths wanted.
+        source (`str` or `os.PathLike`): a folder or a Hub id. Without a network the cache is used.
+        files (`list[str]`): relative paths, or patterns.
+        revision (`str`, *optional*): of the repository.
         hub: `token`, `cache_dir`, `local_files_only`, `force_download`.
 
     Raises:
-        UsageError: `source` is no folder and no repository that the token may read, or has no such revision.
-        RunError: the Hub cannot be reached and the cache does not hold the files.
+        UsageError: `source` is neither a folder nor a repository that the token can read, or has no such revision.
+        RunError: the Hub cannot be reached and the files are not in the cache.
     """
     if os.path.isdir(source):
         return Path(source)
@@ -53,37 +56,42 @@ def fetch(source, files, revision=None, **hub):
         return Path(snapshot_download(source, revision=revision, allow_patterns=files, **hub))
 
 
-def read_json(file):
+def read_json(file: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UsageError: it cannot be read, or is not JSON.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read as JSON ({error}).") from None
 
 
-def student_settings(config):
-    """What disback_config.json says of how the student is called, by the names of the pipelines' options (`dict`)."""
+def student_settings(config: dict) -> dict[str, int | bool]:
+    """The options of our pipelines, `conditioning_timestep` and `few_step`, that disback_config.json implies."""
     if not config:
         return {}
     return {"conditioning_timestep": config["timesteps"][0], "few_step": len(config["timesteps"]) > 1}
 
 
-def config_of_folder(source):
-    """disback_config.json of the whole pipeline that was loaded from this folder or Hub id; without one, empty."""
+def config_of_folder(source: str | os.PathLike | None) -> dict:
+    """disback_config.json of a whole pipeline, from its folder or from the cache of its Hub id; empty without one."""
     try:
         folder = fetch(source, [CONFIG_NAME, INDEX_NAME], local_files_only=True) if source else None
         return read_config(folder) if folder and (folder / INDEX_NAME).is_file() else {}
-    except (UsageError, RunError):  # loaded from somewhere else
+    except (UsageError, RunError):  # it was loaded from somewhere else
         return {}
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A student as a training run, `DisBackPipeline.save_pretrained` or somebody by hand left it.
+    """A saved student, from a training run, from `DisBackPipeline.save_pretrained`, or put together by hand.
 
     Attributes:
-        source (`str`): as the user named it: a folder or a Hub id.
-        folder (`Path`): with its small files.
-        revision (`str` or `None`): on the Hub, the commit that all files are taken from.
+        source (`str`): folder or Hub id.
+        folder (`Path`): the folder with its small files.
+        revision (`str` or `None`): of a Hub repository, the commit that all files are taken from.
         config (`dict`): disback_config.json, empty without one.
         kind (`str`): "full" (a whole pipeline), "lora" or "unet".
     """
@@ -95,11 +103,15 @@ class Artifact:
     kind: str
 
     @classmethod
-    def find(cls, source, revision=None, **hub):
-        """Decide by the files that are there. Where there are a LoRA and a UNet, the config says which one counts.
+    def find(cls, source: str | os.PathLike, revision: str | None = None, **hub) -> "Artifact":
+        """Identify a student by its files. If there are both a LoRA and a UNet, the config decides.
+
+        Args:
+            source (`str` or `os.PathLike`): a folder, a Hub id, or "embedded".
+            revision (`str`, *optional*), hub: as in `fetch`.
 
         Raises:
-            UsageError: no artifact, a broken configuration, or as in `fetch`.
+            UsageError: there is no student, the configuration is broken, or as in `fetch`.
             RunError: as in `fetch`.
         """
         source = resolve(source)
@@ -124,25 +136,32 @@ class Artifact:
     def _unet_subfolder(folder):
         for name in UNET_CONFIGS:
             file = folder / name
-            # A config.json at the top may be that of any other kind of model.
+            # A config.json at the top level can be that of another kind of model.
             if file.is_file() and read_json(file).get("_class_name") == "UNet2DConditionModel":
                 return file.parent.relative_to(folder).as_posix().removeprefix(".")
         return None
 
     @property
-    def unet_subfolder(self):
-        """The folder of the UNet in `source`: "unet", or "" for the top."""
+    def unet_subfolder(self) -> str | None:
+        """The folder of the UNet in `source`: "unet", or "" for the top level; None without a UNet."""
         return self._unet_subfolder(self.folder)
 
     @property
-    def unet_config(self):
+    def unet_config(self) -> dict:
+        """The config of its UNet.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
         return read_json(self.folder / self.unet_subfolder / "config.json")
 
-    def base(self, base_model=None, base_revision=None):
-        """Folder or Hub id of the base model, its revision and its variant (`str` or `None`).
+    def base(
+        self, base_model: str | os.PathLike | None = None, base_revision: str | None = None
+    ) -> tuple[str, str | None, str | None]:
+        """The base model: folder or Hub id, revision, and variant.
 
-        The argument comes first, then disback_config.json, then the card. The recorded revision and variant are those
-        of the recorded base, and of no other.
+        The argument has precedence, then disback_config.json, then the card. The recorded revision and variant are
+        only used with the recorded base.
 
         Raises:
             UsageError: none of them names a base.
@@ -167,8 +186,13 @@ class Artifact:
             ) from None
         return base[0] if isinstance(base, list) and base else base
 
-    def check_base(self, base, base_folder):
-        """Raise UsageError where a UNet of another kind of base would be put into this one."""
+    def check_base(self, base: str, base_folder: Path) -> None:
+        """Raise a UsageError if the UNet does not fit the base model.
+
+        Args:
+            base (`str`): folder or Hub id of the base, for the message.
+            base_folder (`Path`): the folder with its small files.
+        """
         theirs, ours = read_json(base_folder / UNET_CONFIGS[0]), self.unet_config
         for key in UNET_INTERFACE:
             if ours.get(key) != theirs.get(key):
@@ -177,11 +201,18 @@ class Artifact:
                     f"base's {theirs.get(key)}. Pass the base it was distilled from with base_model=..."
                 )
 
-    def load_unet(self, kwargs):
-        """The student's UNet, with those arguments of `from_pretrained` that are for it as well as for its base."""
+    def load_unet(self, kwargs: dict) -> UNet2DConditionModel:
+        """The student's UNet.
+
+        Args:
+            kwargs (`dict`): of `from_pretrained` of the pipeline; those that a model takes are passed on.
+
+        Raises:
+            UsageError: its files are missing or damaged.
+        """
         kwargs = {key: value for key, value in kwargs.items() if key in MODEL_KWARGS}
         for key in ("dtype", "torch_dtype"):
-            if isinstance(kwargs.get(key), dict):  # one dtype a component
+            if isinstance(kwargs.get(key), dict):  # one dtype per component
                 kwargs[key] = kwargs[key].get("unet", kwargs[key].get("default"))
         load = UNet2DConditionModel.from_pretrained
         with self._reading(f"{self.unet_subfolder or '.'}/"):
@@ -193,16 +224,21 @@ class Artifact:
             yield
         except UsageError as error:
             raise UsageError(f"{self.source}/{name} {error}") from None
-        except Exception as error:  # of four libraries, for a missing, truncated or foreign file
+        except Exception as error:  # of four libraries: the file is missing, truncated or of another kind
             raise UsageError(
                 f"{self.source}/{name} cannot be read ({one_line(error)}): restore it, or download it again."
             ) from None
 
-    def attach_lora(self, pipe, base):
+    def attach_lora(self, pipe: DiffusionPipeline, base: str) -> None:
         """Load the LoRA into a pipeline as the adapter "disback".
 
+        Args:
+            pipe (`DiffusionPipeline`): of the base model.
+            base (`str`): folder or Hub id of the base, for the message.
+
         Raises:
-            UsageError: not all of it fits, where diffusers would leave out the rest with a warning.
+            UsageError: the file cannot be read, or not all of it fits the UNet. (diffusers would skip the rest with a
+                warning.)
         """
         with self._reading(LORA_NAME):
             with safe_open(self.folder / LORA_NAME, "pt") as opened:
@@ -212,12 +248,12 @@ class Artifact:
             )
         problem = None
         try:
-            # Not `load_lora_weights`, which would warn that there is none for the text encoder.
+            # Not `load_lora_weights`: it would warn that the text encoder has no LoRA.
             pipe.load_lora_into_unet(state, alphas, pipe.unet, adapter_name=ADAPTER, metadata=metadata, _pipeline=pipe)
             loaded = sum(f".{ADAPTER}." in name for name, _ in pipe.unet.named_parameters())
             if loaded != len(state):
                 problem = f"{loaded} of its {len(state)} tensors have a place there"
-        except Exception as error:  # of four libraries, according to what does not fit
+        except Exception as error:  # of four libraries, depending on what does not fit
             problem = one_line(error)
         if problem:
             raise UsageError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Writing the weights of a student."""
+"""Saving the weights of a student."""
 
 import json
 import os
@@ -18,17 +18,18 @@ from .layout import UNET_FOLDER
 
 
 def save_lora(folder: str | os.PathLike, state: Mapping[str, torch.Tensor], lora_config: LoraConfig | dict) -> None:
-    """Write pytorch_lora_weights.safetensors, atomically, as `load_lora_weights` of plain diffusers reads it.
+    """Write pytorch_lora_weights.safetensors atomically, in the format that `load_lora_weights` of diffusers reads.
 
     Args:
-        folder (`str` or `os.PathLike`): the artifact's folder.
-        state (`dict` of `torch.Tensor`): with PEFT's own keys (`....lora_A.weight`). Converted to the older
-            `.lora.down` style, the attention part would be dropped at loading without a word.
-        lora_config (`peft.LoraConfig` or `dict`): rank, alpha and targets, kept in the file; without it alpha would
-            be taken to equal the rank.
+        folder (`str` or `os.PathLike`): the student's folder.
+        state (`dict` of `torch.Tensor`): under PEFT's own keys (`....lora_A.weight`). In the older `.lora.down` style,
+            diffusers would silently drop the attention layers when loading.
+        lora_config (`peft.LoraConfig` or `dict`): rank, alpha and targets, saved in the file. Without them diffusers
+            would take the rank as alpha.
 
     Raises:
-        RunError: it cannot be written.
+        ValueError: `state` is empty or has other keys.
+        RunError: the file cannot be written.
     """
     strange = [key for key in state if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
     if strange or not state:
@@ -45,15 +46,18 @@ def save_lora(folder: str | os.PathLike, state: Mapping[str, torch.Tensor], lora
 
 
 def save_network(folder: str | os.PathLike, network: ModelMixin) -> None:
-    """Write unet/ (config and safetensors), as `from_pretrained` reads it.
+    """Write unet/ (config and safetensors) for `from_pretrained`.
 
     An older unet/ stays in place until the new one is complete.
 
     Raises:
-        RunError: it cannot be written.
+        ValueError: the network has adapters.
+        RunError: the folder cannot be written.
     """
     if getattr(network, "peft_config", None):
-        raise ValueError("The network carries adapters: as they are, nobody could load them from unet/.")
+        raise ValueError(
+            "The network carries adapters, which cannot be loaded from unet/: merge or remove them first."
+        )
     target = Path(folder) / UNET_FOLDER
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -63,7 +67,7 @@ def save_network(folder: str | os.PathLike, network: ModelMixin) -> None:
             for file in new.iterdir():
                 usual_mode(file)
             config = json.loads((new / "config.json").read_text(encoding="utf-8"))
-            config.pop("_name_or_path", None)  # a path of this machine, or the base: this is neither
+            config.pop("_name_or_path", None)  # a local path or the base model, which this is not
             (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             if target.exists():
                 target.rename(old)

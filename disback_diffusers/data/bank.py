@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The training prompts with their conditions."""
+"""The training prompts and their encoded conditions."""
 
 import hashlib
 import json
@@ -18,15 +18,19 @@ from ..models.conditions import Conditions
 
 
 class PromptBank:
-    """Prompts with their conditions, encoded when asked for or all in advance.
+    """Prompts and their conditions, encoded per batch or all in advance.
 
     Args:
-        prompts (`list[str]`): for an unconditional family one empty prompt.
-        encode: `list[str] -> Conditions`; the empty prompt is encoded with it too.
-        cache (`str`): "off" encodes each batch anew; "memory" and "disk" encode everything once, now.
-        folder (`Path`, *optional*): for the file of "disk", which is used again for the same prompts and `encoder_id`.
-        encoder_id (`str`): distinguishes text encoders in the name of that file.
-        show_progress (`bool`).
+        prompts (`list[str]`): an unconditional family has one empty prompt.
+        encode: n prompts to `Conditions` of n rows; also used for the empty prompt.
+        cache (`str`): "off" encodes each batch when it is needed. "memory" and "disk" encode all prompts now.
+        folder (`str` or `os.PathLike`, *optional*): for the file of "disk". It is reused for the same prompts and
+            `encoder_id`.
+        encoder_id (`str`): identifies the text encoders in the name of that file.
+        show_progress (`bool`): show a progress bar.
+
+    Raises:
+        RunError: the file of "disk" is damaged or cannot be written.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class PromptBank:
         return len(self.prompts)
 
     def batch(self, indices: list[int]) -> Conditions:
-        """Conditions of the prompts with these indices, on the encoder's device or, cached, on the CPU."""
+        """Conditions of the prompts with these indices. Cached ones are on the CPU, others on the encoder's device."""
         if self.cached is None:
             return self.encode([self.prompts[i] for i in indices])
         return self.cached[torch.tensor(indices)]
@@ -62,7 +66,7 @@ class PromptBank:
         result = None
         for i in starts:
             encoded = self.encode(self.prompts[i : i + batch_size])
-            if result is None:  # all of it at once: SDXL needs 0.3 MB a prompt, and one copy has to do
+            if result is None:  # allocate once: SDXL needs 0.3 MB per prompt, too much for a second copy
                 result = encoded.map(lambda x: torch.empty(len(self), *x.shape[1:], dtype=x.dtype))
                 result.rows = len(self)
             result.map(lambda whole, rows, i=i: whole[i : i + len(rows)].copy_(rows), encoded)
@@ -73,7 +77,7 @@ class PromptBank:
             tensors = self._encode_all().tensors
             atomic_write(file, lambda temporary: save_file(tensors, temporary))
         try:
-            with safe_open(file, "pt") as opened:  # memory-mapped: only the rows that are asked for are read
+            with safe_open(file, "pt") as opened:  # memory-mapped: only the rows that are used are read
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}
         except Exception as error:
             raise RunError(f"{file} is damaged ({error}): delete it, it will be made again.") from None

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Reading a column of texts from a folder or from the Hub. `datasets` finds the files; our readers read them."""
+"""Reads a column of texts from a folder or the Hub. `datasets` finds the files, and `prompt_files` reads them."""
 
 import logging
 from pathlib import Path
@@ -12,11 +12,20 @@ from .prompt_files import READERS, check_columns, column_of, read_json_lines, re
 
 
 logger = logging.getLogger(__name__)
-FILE_BUILDERS = ("csv", "json", "text", "parquet")  # those of `datasets` whose files hold texts alone
+FILE_BUILDERS = ("csv", "json", "text", "parquet")  # builders of `datasets` whose files have only texts
 
 
 def read_folder(path: Path, column: str, flag: str) -> list:
-    """A folder that `save_to_disk` wrote, or one of files: those of the training split, as `datasets` names it."""
+    """The column of a folder: a dataset that `save_to_disk` wrote, or files, of which those of the training split count.
+
+    Args:
+        path (`Path`): the folder.
+        column (`str`): name of the column.
+        flag (`str`): start of the messages.
+
+    Raises:
+        UsageError: it cannot be read, or has no such column or training split.
+    """
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _saved_dataset(path, column, flag)
     builder = _called(flag, "load_dataset_builder", str(path))
@@ -28,7 +37,15 @@ def read_folder(path: Path, column: str, flag: str) -> list:
 
 
 def read_hub_dataset(source: str, column: str, flag: str) -> list:
-    """The training split of a dataset on the Hub; files of texts are read as local ones are."""
+    """The column of the training split of a dataset on the Hub. Text files are read in the same way as local ones.
+
+    Args:
+        source (`str`): the Hub id.
+        column (`str`), flag (`str`): as in `read_folder`.
+
+    Raises:
+        UsageError: as in `read_folder`.
+    """
     builder = _called(flag, "load_dataset_builder", source)
     if builder.name not in FILE_BUILDERS or not (builder.config.data_files or {}).get("train"):
         return _column(_called(flag, "load_dataset", source, split="train"), column, flag)
@@ -68,7 +85,7 @@ def _training_files(builder, flag):
 
 
 def _say_what_is_left_out(folder, builder, files, flag):
-    """`datasets` takes the commonest kind of file and leaves the others out without a word."""
+    """Warn about files that `datasets` silently skips: it takes the most common kind of file only."""
     taken = {Path(file).resolve() for split in builder.config.data_files.values() for file in split} | set(files)
     present = [file for file in folder.rglob("*") if file.suffix.lower() in READERS and file.is_file()]
     left_out = [file for file in present if file.resolve() not in taken and not _is_hidden(file.relative_to(folder))]
@@ -88,7 +105,7 @@ def _called(flag, function, *args, **kwargs):
 
     try:
         return getattr(datasets, function)(*args, **kwargs)
-    except Exception as error:  # datasets raises many kinds, from connection errors to pyarrow's
+    except Exception as error:  # datasets raises many kinds, from connection errors to those of pyarrow
         raise UsageError(f"{flag} cannot be loaded: {_why(error)}") from None
 
 
@@ -102,7 +119,7 @@ def _why(error):
 
 
 def _saved_dataset(path, column, flag):
-    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written."""
+    """The column of a dataset that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     from datasets import DatasetDict
 
     data = _called(flag, "load_from_disk", str(path))
@@ -115,9 +132,9 @@ def _saved_dataset(path, column, flag):
 
 
 def _column(data, column, flag):
-    """Of a dataset; of a WebDataset from the Hub as `read_tar` has it."""
+    """The column of a dataset; of a WebDataset from the Hub as in `read_tar`."""
     try:
-        have = data.column_names or list(next(iter(data), ()))  # a streamed dataset may not know them beforehand
+        have = data.column_names or list(next(iter(data), ()))  # a streamed dataset may not know its columns
         if "__key__" in have and column not in have:
             column = "txt" if column == "text" and "txt" in have else column
             if column not in have and "json" in have:
@@ -126,5 +143,5 @@ def _column(data, column, flag):
         return [row[column] for row in data.select_columns([column])]
     except UsageError:
         raise
-    except Exception as error:  # as above, for what is only read now
+    except Exception as error:  # as above: streamed data is only read now
         raise UsageError(f"{flag} cannot be read: {_why(error)}") from None

@@ -1,8 +1,9 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Reading a column of texts from a file, by the kind of file.
+"""Readers of a column of texts, one per kind of file.
 
-Every reader is called with the file (`Path`), the column, and `flag`, with which its messages start. It returns a list
-of texts, of None where a row has no text, and of other values where the file has such.
+A reader takes the file (`Path`), the name of the column, and `flag`, which its messages start with. It returns one value
+per row: a text, None if the row has no text, or whatever else is in the file. It raises a UsageError for a file that it
+cannot read or that has no such column.
 """
 
 import csv
@@ -16,12 +17,12 @@ from ..errors import UsageError, one_line
 
 
 def read_text(path: Path, column: str, flag: str) -> list:
-    """A prompt a line; the column is not used."""
+    """Text with one prompt per line. The column is not used."""
     return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()] or [""]
 
 
 class _Object(dict):
-    """A JSON object that knows which of its keys it has twice."""
+    """A JSON object that records its duplicate keys in `twice`."""
 
     def __init__(self, pairs):
         super().__init__(pairs)
@@ -29,7 +30,7 @@ class _Object(dict):
 
 
 def _parsed(text):
-    """Raises a ValueError for what is not JSON."""
+    """Parsed JSON; a ValueError for anything else."""
     try:
         return json.loads(text, object_pairs_hook=_Object)
     except RecursionError:
@@ -41,7 +42,7 @@ def _reason(error):
 
 
 def read_json_lines(path: Path, column: str, flag: str) -> list:
-    """A JSON object a line."""
+    """JSON lines: one object per line."""
     rows = []
     # Not splitlines(): JSON strings may hold the other line separators of Unicode.
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
@@ -53,7 +54,7 @@ def read_json_lines(path: Path, column: str, flag: str) -> list:
 
 
 def read_json(path: Path, column: str, flag: str) -> list:
-    """A list of texts or of objects, or an object of columns; or JSON lines under this suffix."""
+    """JSON: a list of texts or objects, or an object of columns. JSON lines are accepted too."""
     text = path.read_text(encoding="utf-8-sig")
     try:
         content = _parsed(text)
@@ -74,7 +75,11 @@ def read_json(path: Path, column: str, flag: str) -> list:
 
 
 def column_of(rows: list, column: str, flag: str) -> list:
-    """The values of one key in a list of JSON objects."""
+    """The values of one key in a list of JSON objects.
+
+    Raises:
+        UsageError: a row is not an object, or has the key twice or not at all.
+    """
     for number, row in enumerate(rows, 1):
         if column in getattr(row, "twice", ()):
             raise UsageError(f"{flag} has more than one '{column}' in row {number}: correct the file.")
@@ -87,7 +92,10 @@ def column_of(rows: list, column: str, flag: str) -> list:
 
 
 def read_separated(path: Path, column: str, flag: str, delimiter: str = ",") -> list:
-    """CSV with a header line. A row with more values than the header is an error, as one with fewer has no prompt."""
+    """CSV with a header line.
+
+    A row with more values than the header is an error. A row that is too short has no prompt.
+    """
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         if (header := next(reader, None)) is None:
@@ -116,12 +124,12 @@ SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
 
 
 def read_tab_separated(path: Path, column: str, flag: str) -> list:
-    """As `read_separated`, with tabs."""
+    """As `read_separated`, with tabs as separators."""
     return read_separated(path, column, flag, "\t")
 
 
 def read_parquet(path: Path, column: str, flag: str) -> list:
-    """Only the column is read."""
+    """Parquet. Only the column is read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -134,7 +142,7 @@ def read_parquet(path: Path, column: str, flag: str) -> list:
 
 
 def check_columns(have: list[str], column: str, flag: str) -> None:
-    """Raise a UsageError where a column is missing, or is there twice."""
+    """Raise a UsageError if a column is missing or occurs twice."""
     if list(have).count(column) > 1:
         raise UsageError(f"{flag} has more than one column '{column}': set --caption_column, or correct the file.")
     if column not in have:
@@ -142,9 +150,10 @@ def check_columns(have: list[str], column: str, flag: str) -> None:
 
 
 def read_tar(path: Path, column: str, flag: str) -> list:
-    """WebDataset: each sample's .txt for "text", else its file of that suffix, or that key of its .json.
+    """A tar file of WebDataset.
 
-    The files of a sample have one name up to the first dot. Pictures are not read.
+    The column "text" is the .txt file of each sample. Another column is its file with that suffix, or that key of its
+    .json file. The files of a sample have the same name up to the first dot. Pictures are not read.
     """
     samples, have = {}, set()
     wanted = {"text": "txt"}.get(column, column)

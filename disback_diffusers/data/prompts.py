@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Reading prompts from a file, a folder or a dataset on the Hub."""
+"""Loads prompts from a file, a folder or a dataset on the Hub."""
 
 import csv
 import logging
@@ -17,20 +17,21 @@ FORMATS = "a .txt, .jsonl, .json, .csv, .tsv, .parquet or .tar file, a dataset's
 
 
 def load_prompts(source: str, column: str = "text", flag: str = "--prompt_dataset") -> list[str]:
-    """The prompts of a file, of a folder with a dataset, or of a Hub dataset's training split.
+    """The prompts of a file, of a dataset in a folder, or of the training split of a dataset on the Hub.
 
     Args:
-        source (`str`): a .txt file (a prompt a line); a .jsonl, .json, .csv, .tsv or .parquet file; a .tar file of
-            WebDataset; a folder that `datasets` has saved, or can load; a Hub id; or "embedded".
-        column (`str`): column of the prompts, in all but .txt. In a .tar file "text" is the samples' .txt, and other
-            names are keys of their .json.
+        source (`str`): a .txt file (one prompt per line); a .jsonl, .json, .csv, .tsv or .parquet file; a .tar file of
+            WebDataset; a folder that `datasets` saved or can load; a Hub id; or "embedded".
+        column (`str`): column of the prompts, except in .txt files. In a .tar file "text" is the .txt of each sample,
+            and other names are keys of its .json.
         flag (`str`): the flag to name in messages.
 
     Returns:
-        `list[str]`: stripped, in the order of the source. Rows without a prompt are left out; a warning says how many.
+        `list[str]`: the stripped prompts, in the order of the source. Rows without a prompt are left out, and a
+            warning says how many.
 
     Raises:
-        UsageError: no such file or dataset, not text, no such column, or no prompt in it; names the `flag`.
+        UsageError: the source does not exist, is not text, or has no such column or no prompts; names the `flag`.
     """
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
         raise UsageError(f"{flag} must be {FORMATS}.")
@@ -58,7 +59,7 @@ def load_prompts(source: str, column: str = "text", flag: str = "--prompt_datase
 
 
 def _checked(values, column, flag):
-    """Stripped texts of an iterable of texts and None."""
+    """The stripped texts of an iterable of texts and None; a UsageError for other values."""
     prompts, rows = [], 0
     for rows, value in enumerate(values, 1):
         if value is None:

@@ -2,6 +2,7 @@
 """Classifier-free guidance (Ho and Salimans, 2022)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -30,8 +31,8 @@ def guided_output(
     predict: Callable,
     x_t: torch.Tensor,
     t: torch.Tensor,
-    conditions,
-    empty,
+    conditions: Any,
+    empty: Any,
     scale: float | torch.Tensor,
     conditional: torch.Tensor | None = None,
 ) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 from script_runs import log, quick_words, start
 
-from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.families import StableDiffusionXL
 
 
 CHANGED = "--pretrained_teacher_model ./changed --dry_run"

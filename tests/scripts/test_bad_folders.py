@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from script_runs import PROMPTS, SCRIPT, FileLimit, Trap, check_message, differences, quick_words, result, start
 from tiny_models import build_small_unet
 
+from disback_diffusers.models.families import StableDiffusion
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.script import run_script
 from disback_diffusers.training.run_folder import LOCK, RunFolder
+from disback_diffusers.training.script import run_script
 
 
 def halve(file):
@@ -61,8 +62,8 @@ def test_a_path_that_lacks_a_part(fails, finished):
     halve(manifest)
     fails("--degradation_path finished", "manifest.json", "no readable manifest")
     manifest.unlink()
-    fails("--degradation_path finished", "--degradation_path: finished", "manifest.json")
-    fails("--degradation_path nowhere", "--degradation_path: nowhere", "manifest.json")
+    fails("--degradation_path finished", "--degradation_path finished", "manifest.json")
+    fails("--degradation_path nowhere", "--degradation_path nowhere", "manifest.json")
 
 
 def test_a_path_that_was_not_recorded_to_its_end(fails, finished):
@@ -171,7 +172,7 @@ def test_a_folder_that_cannot_be_written_to(fails, folder):
     fails(f"--output_dir {folder}", folder, code=1)
 
 
-@pytest.mark.parametrize("name", ["state.json", "student.safetensors", "ema.safetensors", "learner_fake.pt"])
+@pytest.mark.parametrize("name", ["state.json", "student.safetensors", "ema.safetensors", "optimizer_fake.pt"])
 def test_a_damaged_checkpoint(fails, finished, name):
     file = finished / "checkpoint-8" / name
     halve(file)
@@ -214,11 +215,12 @@ def test_no_traceback_from_the_script_itself(files):
     ],
 )
 def test_what_the_machine_lacks(files, capsys, monkeypatch, error, expected):
-    def no_teacher(*args):
-        raise error
+    class NoTeacher(StableDiffusion):
+        def __init__(self, source):
+            raise error
 
     monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
-    assert run_script(lambda: parse_args(quick_words()), no_teacher) == 1
+    assert run_script(lambda: parse_args(quick_words()), NoTeacher) == 1
     check_message(capsys.readouterr().err, expected)
 
 
@@ -265,7 +267,7 @@ def test_two_runs_at_once(files):
     folder.close()
 
 
-def test_a_file_system_without_locks_is_told_of(files, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_a_warning(files, monkeypatch, caplog):
     def no_locks(*args, **kwargs):
         raise NotImplementedError
 

@@ -48,6 +48,8 @@ def halve(file):
         ("--resolution 0", "--resolution 0"),
         ("--resolution 32x32x32", "--resolution 32x32x32"),
         ("--pretrained_vae_model_name_or_path ./nowhere", "--pretrained_vae_model_name_or_path ./nowhere"),
+        ("--validation_scheduler Nonsense", "--validation_scheduler Nonsense cannot sample this teacher: take one of"),
+        ("--validation_scheduler FlowMatchEulerDiscreteScheduler", "cannot sample this teacher: take one of DDIM"),
         ("--log_fd_every 2", "--fd_reference"),
         ("--proportion_later_steps 0.5", "--proportion_later_steps"),
         ("--student_unet teacher", "--student full"),
@@ -98,9 +100,10 @@ def test_config_file(fails, files, text, expected):
     fails("--config settings.yaml", expected)
 
 
-def test_the_command_line_may_mend_what_the_file_alone_would_not_allow(files):
+def test_the_command_line_may_correct_what_the_file_alone_would_not_allow(files):
     (files / "settings.yaml").write_text("degradation_nodes: 300\n")
-    assert parse_args(quick_words("--config", "settings.yaml", "--degradation_nodes", "3")).degradation_nodes == 3
+    args = parse_args(quick_words("--config", "settings.yaml", "--degradation_nodes", "3"))
+    assert args.path.degradation_nodes == args["degradation_nodes"] == 3
 
 
 # ---------------------------------------------------------------------------------------------------------------------

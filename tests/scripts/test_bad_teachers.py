@@ -16,9 +16,9 @@ from transformers import BertConfig, BertModel, CLIPTextModel
 
 from disback_diffusers import UsageError
 from disback_diffusers.models.distilled import signs_of_distillation
+from disback_diffusers.models.families import StableDiffusionXL, open_teacher
 from disback_diffusers.models.pipeline_files import PipelineFiles
 from disback_diffusers.models.student_unet import StudentUNet
-from disback_diffusers.models.families import open_teacher
 
 
 CHANGED = "--pretrained_teacher_model ./changed"
@@ -62,9 +62,13 @@ def test_each_part_takes_the_variant_it_has(files, sd_folder):
     other.unet.save_pretrained(files / "both" / "unet", variant="non_ema")
     teacher = open_teacher("both", variant="non_ema")
     stock = DiffusionPipeline.from_pretrained("both", variant="non_ema")
-    for ours, theirs in ((teacher.load_unet(), stock.unet), (teacher.load_vae(), stock.vae)):
-        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters()))
-    assert torch.equal(teacher.load_unet().conv_in.weight, other.unet.conv_in.weight)
+    network = teacher.load_network()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), stock.unet.parameters(), strict=True))
+    assert torch.equal(network.conv_in.weight, other.unet.conv_in.weight)
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        decoded = stock.vae.decode(latents / stock.vae.config.scaling_factor).sample
+    torch.testing.assert_close(teacher.decode(latents), (decoded / 2 + 0.5).clamp(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_names_of_weight_files(tmp_path, names, wanted, expected):
 
 
 def test_another_unet_or_vae(fails, files, small_unet):
-    """They are looked at as the teacher is."""
+    """They are checked as the teacher is."""
     for name in ("model.safetensors", "model.ckpt"):
         (files / name).touch()
     for flags in ("--student full --student_unet", "--pretrained_vae_model_name_or_path"):
@@ -111,9 +115,16 @@ def test_the_variant_is_also_that_of_another_unet_and_vae(files):
     other.unet.save_pretrained("unet16", variant="fp16")
     other.vae.save_pretrained("vae", variant="none")  # no such file: its plain one is taken
     other.vae.save_pretrained("vae")
-    teacher = open_teacher("teacher16", variant="fp16", vae="vae")
-    assert torch.equal(teacher.load_vae().decoder.conv_in.weight, other.vae.decoder.conv_in.weight)
-    student = StudentUNet("unet16", teacher.unet_config, "fp16").load()
+    teacher = open_teacher("teacher16", variant="fp16")
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    own = teacher.decode(latents)
+    teacher = open_teacher("teacher16", variant="fp16")
+    teacher.use_vae("vae")
+    with torch.no_grad():
+        decoded = other.vae.decode(latents / other.vae.config.scaling_factor).sample
+    torch.testing.assert_close(teacher.decode(latents), (decoded / 2 + 0.5).clamp(0, 1))
+    assert not torch.allclose(own, teacher.decode(latents), atol=1e-3)
+    student = StudentUNet("unet16", teacher.network_config, "fp16").load()
     assert torch.equal(student.conv_in.weight, other.unet.conv_in.weight)
 
 
@@ -165,7 +176,7 @@ def test_lengths_of_prompts(refused, changed_teacher, value, expected):
         refused(CHANGED, expected, "tokenizer/tokenizer_config.json", "77")
     else:
         teacher = open_teacher(str(folder))
-        assert teacher.prompt_tokens == 64 and teacher.load_encoder("cpu")(["a cat"]).hidden_states.shape[1] == 64
+        assert teacher.prompt_tokens == 64 and teacher.load_encoder("cpu")(["a cat"]).tensors["text"].shape[1] == 64
 
 
 def test_another_text_encoder(refused, changed_teacher):
@@ -205,12 +216,12 @@ def test_a_unet_without_a_size(refused, changed_teacher, monkeypatch):
     monkeypatch.setattr("script_runs.QUICK", [word for word in QUICK if word not in ("--resolution", "16")])
     refused(CHANGED, "UNet without sample_size", "--resolution")
     teacher = open_teacher(str(folder))
-    assert teacher.buckets(["32"])[0].latent_shape == (4, 16, 16)
+    assert teacher.buckets(["32"])[0].shape == (4, 16, 16)
 
 
 def test_a_unet_that_is_not_square(changed_teacher):
     teacher = open_teacher(str(changed_teacher("unet/config.json", sample_size=[16, 24])))
-    assert teacher.default_resolution == "48x32" and teacher.buckets([])[0].latent_shape == (4, 16, 24)
+    assert teacher.default_resolution == "48x32" and teacher.buckets([])[0].shape == (4, 16, 24)
 
 
 @pytest.mark.parametrize(

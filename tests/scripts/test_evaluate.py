@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""evaluate_disback.py: draws what is missing, and nothing twice; measures; tells in one line what is wrong."""
+"""evaluate_disback.py: generates what is missing, and nothing twice; measures; says in one line what is wrong."""
 
 import json
 import shutil
@@ -59,10 +59,10 @@ def pixels(folder):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Drawing
+# Generating
 
 
-def test_a_killed_run_goes_on_and_draws_nothing_twice(folder):
+def test_a_killed_run_goes_on_and_generates_nothing_twice(folder):
     finish(*STUDENT, *REFERENCE, "--output_dir", "whole")
     assert [file.name for file in sorted((folder / "whole/images").iterdir())] == ORDER
 
@@ -108,7 +108,7 @@ def test_a_pipeline_takes_steps_and_guidance_and_a_student_does_not(folder):
     assert any((a != b).any() for a, b in zip(pixels(folder / "plain"), pixels(folder / "unguided"), strict=True))
     settings = json.loads((folder / "unguided/settings.json").read_text())
     assert (settings["num_inference_steps"], settings["guidance_scale"], settings["num_images"]) == (2, 1.0, 5)
-    for output in ("new", "plain"):  # told before a folder of other images is
+    for output in ("new", "plain"):  # and not of the other images in the folder
         words = [*STUDENT, *REFERENCE, "--num_inference_steps", "2", "--output_dir", output]
         refuses(*words, expected=["--num_inference_steps 2: this student was trained for 1"])
 
@@ -155,7 +155,7 @@ def test_a_folder_of_images_and_saved_statistics(folder):
     finish(*STUDENT, *REFERENCE, "--output_dir", "by_folder")
     finish(*STUDENT, "--reference", "real.safetensors", "--output_dir", "by_file")
     assert results(folder / "by_file")["FD"] == pytest.approx(results(folder / "by_folder")["FD"], rel=1e-6)
-    finish("by_file", *REFERENCE, "--output_dir", "again")  # what was drawn can be measured as a folder
+    finish("by_file", *REFERENCE, "--output_dir", "again")  # what was generated can be measured as a folder
     assert results(folder / "again") == results(folder / "by_folder")
 
 

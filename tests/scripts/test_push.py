@@ -35,7 +35,7 @@ def test_from_the_hub_and_to_the_hub(hub, files):
     assert (config["base_model"], config["base_revision"]) == ("alice/teacher", revision)
 
 
-def test_a_token_that_is_not_accepted_is_told_before_anything_is_written(hub, files, monkeypatch):
+def test_a_token_that_is_not_accepted_is_refused_before_anything_is_written(hub, files, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     command = [sys.executable, str(SCRIPT), *quick_words("--push_to_hub")]
     run = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=600)
@@ -46,14 +46,14 @@ def test_a_token_that_is_not_accepted_is_told_before_anything_is_written(hub, fi
 
 RUNS = """
 import json, sys
-from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.families import StableDiffusion
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.script import run_script
 
 commands = json.loads(sys.argv[1])
 sys.argv[0] = "train_disback_sd.py"
 for words in commands:
-    code = run_script(lambda: parse_args(words), StableDiffusionTeacher)
+    code = run_script(lambda: parse_args(words), StableDiffusion)
     print(f"code {code}", file=sys.stderr, flush=True)
 """
 

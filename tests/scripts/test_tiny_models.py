@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from diffusers import DiffusionPipeline, LCMScheduler
-from script_runs import SCRIPTS, start
+from script_runs import EXAMPLES, start
 
 from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.models.embedded import EMBEDDED, resolve
@@ -16,11 +16,11 @@ from disback_diffusers.models.families import open_teacher
 def train(tmp_path, monkeypatch):
     """A function that runs such a script on 64 emoji and returns its output folder."""
     monkeypatch.chdir(tmp_path)
-    data = load_dataset("parquet", data_files=str(SCRIPTS / "data" / "noto_emoji_32.parquet"), split="train")
+    data = load_dataset("parquet", data_files=str(EXAMPLES / "data" / "noto_emoji_32.parquet"), split="train")
     data.select(range(64)).to_parquet("emoji.parquet")
 
     def train(script, *words):
-        run = start(["--train_data", "emoji.parquet", "--output_dir", "out", *words], script=SCRIPTS / script)
+        run = start(["--train_data", "emoji.parquet", "--output_dir", "out", *words], script=EXAMPLES / script)
         assert run.wait() == 0, run.output
         return tmp_path / "out"
 
@@ -45,7 +45,7 @@ def test_the_tiny_teacher_and_its_judge(train):
 def test_the_tiny_sdxl_teacher(train):
     folder = train("train_tiny_sdxl_teacher.py", "--steps", "2", "--mixed_precision", "no")
     teacher = open_teacher(str(folder))
-    assert [bucket.latent_shape for bucket in teacher.buckets(["32", "48x32"])] == [(4, 8, 8), (4, 8, 12)]
+    assert [bucket.shape for bucket in teacher.buckets(["32", "48x32"])] == [(4, 8, 8), (4, 8, 12)]
     assert images(DiffusionPipeline.from_pretrained(folder), height=32, width=48).shape == (2, 3, 32, 48)
 
 

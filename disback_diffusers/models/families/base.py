@@ -49,6 +49,8 @@ class Family:
         self.name, self.commit = source.name, source.commit
         self.network_config = source.config(self.network_class, self.network_folder)
         self.scheduler_config = source.scheduler_config()
+        if seems := source.refuse_distilled(self.network_config, self.scheduler_config):
+            self.warnings.append(seems)
         self.schedule = self._read_schedule()
 
     def error(self, message: str) -> UsageError:

@@ -48,8 +48,6 @@ class StableDiffusion(Family):
     def __init__(self, source: ModelSource):
         super().__init__(source)
         self.vae_config = source.config(AutoencoderKL, "vae")
-        if seems := source.refuse_distilled(self.network_config, self.scheduler_config):
-            self.warnings.append(seems)
         check_scaling_factor(self.vae_config, self.error)
         self.latent_channels = self.network_config["in_channels"]
         self.vae_scale_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
