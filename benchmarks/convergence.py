@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Fréchet distance and retrieval of a student of the embedded teacher along its training, for several seeds.
+"""Fréchet distance and retrieval of a student of the embedded teacher during the training, for several seeds.
 
     python benchmarks/convergence.py --output convergence.json --seeds 0 1 2 --every 100 -- \\
         --config train_scripts/presets/demo.yaml
 
-Everything behind `--` goes to train_disback_sd.py (or another --script). Prints a row a measurement and writes JSON:
-for each seed the updates, seconds (of both stages, without the measuring), FD and top-10 retrieval. With --baseline
-each seed is trained with --no_backtracking as well, and both are compared in a table and a picture (speed_up.py).
+Everything after `--` is passed to train_disback_sd.py (or another --script). Prints one row per measurement and writes
+JSON: updates, seconds (of both stages, without the measuring), FD and top-10 retrieval, by seed. With --baseline each
+seed is also trained with --no_backtracking, and a table and a plot (speed_up.py) compare both.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from statistics import median
 
 import diffusers
 import torch
-from speed_up import draw, table
+from speed_up import plot, table
 
 from disback_diffusers.evaluation.curves import add_seconds, read_log
 from disback_diffusers.files import user_path
@@ -30,8 +30,8 @@ from disback_diffusers.files import user_path
 SCRIPTS = Path(__file__).parents[1] / "train_scripts"
 
 
-def run(script, words, seed, every, folder):
-    """A whole run with one seed in `folder`; returns its measurements."""
+def run(script: str, words: list[str], seed: str, every: int, folder: Path) -> list[dict]:
+    """Train with one seed in `folder`, and return the measurements, one every `every` updates."""
     words = [*words, "--output_dir", folder, "--seed", seed, "--validation_steps", 0, "--checkpointing_steps", 10**6]
     words += ["--resume_from_checkpoint", "latest", "--logging_steps", 1]
     words += ["--log_fd_every", every, "--fd_reference", "embedded"]
@@ -47,21 +47,22 @@ def run(script, words, seed, every, folder):
     return rows
 
 
-def as_curves(runs, seeds):
+def as_curves(runs: dict[str, list[dict]], seeds: list[str]) -> list[dict]:
+    """The curves of speed_up.py, one per seed."""
     columns = (("updates", "step"), ("seconds", "seconds"), ("distance", "fd"))
     return [{axis: [row[key] for row in runs[seed]] for axis, key in columns} for seed in seeds]
 
 
-def compare(record, title, output):
-    """Table and picture of DisBack and its baseline."""
+def compare(record: dict, title: str, output: Path | None) -> None:
+    """Table and plot of DisBack and its baseline."""
     both = [seed for seed in record["seeds"] if seed in record["baseline"]]
     runs = {"disback": as_curves(record["seeds"], both), "no_backtracking": as_curves(record["baseline"], both)}
     print(*table(runs, "no_backtracking"), sep="\n")
     if output:
-        draw(runs, title, "Fréchet distance").savefig(output.with_suffix(".png"), dpi=110)
+        plot(runs, title, "Fréchet distance").savefig(output.with_suffix(".png"), dpi=110)
 
 
-def main():
+def main() -> None:
     own, words = sys.argv[1:], []
     if "--" in own:
         own, words = own[: own.index("--")], own[own.index("--") + 1 :]
@@ -71,8 +72,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--baseline", action="store_true", help="Train each seed with --no_backtracking as well.")
-    parser.add_argument("--title", default="Embedded teacher", help="Of the picture.")
-    parser.add_argument("--keep", type=user_path, help="Folder for the runs, each in a folder by its seed.")
+    parser.add_argument("--title", default="Embedded teacher", help="Of the plot.")
+    parser.add_argument("--keep", type=user_path, help="Keep the runs in this folder, one subfolder per seed.")
     args = parser.parse_args(own)
     record = {
         "flags": words,
@@ -82,7 +83,7 @@ def main():
         "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
         "seeds": {},
     }
-    if args.output and args.output.is_file():  # of an earlier call that was stopped, or had fewer seeds
+    if args.output and args.output.is_file():  # from an earlier call that was stopped or had fewer seeds
         before = json.loads(args.output.read_text(encoding="utf-8"))
         if any(before.get(name) != record[name] for name in ("flags", "script", "every")):
             parser.error(f"{args.output} is of other flags or another --script or --every: give another --output.")

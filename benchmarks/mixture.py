@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from gaussians import WIDTH, CloudStudent, Gaussians, Mixture, sliced_wasserstein, train_teacher
-from speed_up import draw, table
+from speed_up import plot, table
 
 from disback_diffusers.data.bank import PromptBank
 from disback_diffusers.diffusion.times import training_times
@@ -167,7 +167,7 @@ def main():
     where = f"{args.offset:g} away" if args.offset else "in the middle"
     where = "as the teacher" if args.student == "teacher" else where
     title = f"Ten Gaussians in {args.dimensions} dimensions, student starts {where}"
-    figure = draw(shown, title, "sliced Wasserstein distance")
+    figure = plot(shown, title, "sliced Wasserstein distance")
     figure.savefig(args.output.with_suffix(".png"), dpi=110)
 
 

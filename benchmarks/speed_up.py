@@ -1,25 +1,30 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""How much sooner than a baseline something gets to where the baseline ends: table and picture of both benchmarks.
+"""Speed-up over a baseline: how much earlier a run reaches the baseline's last distance. Table and plot of benchmarks.
 
-Curves are lists of measurements, one list a seed: {"updates": [...], "seconds": [...], "distance": [...]}, seconds
-with stage 1; the same seeds and budget for all.
+There is one curve per seed: {"updates": [...], "seconds": [...], "distance": [...]}. The seconds include stage 1. All
+runs have the same seeds and the same number of updates.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 from matplotlib.figure import Figure
 
 
 AXES = ("updates", "seconds")
+Curve = Mapping[str, Sequence[float]]
 
 
-def reached(curve, level, axis):
-    """Updates or seconds of the first measurement at or below `level`; None where there is none."""
+def reached(curve: Curve, level: float, axis: str) -> float | None:
+    """Updates or seconds of the first measurement at or below `level`, or None."""
     return next((at for at, distance in zip(curve[axis], curve["distance"]) if distance <= level), None)
 
 
-def speed_ups(curves, baseline, axis):
-    """For each seed, how many times sooner than the baseline it is where that ends; 0 where it never is."""
+def speed_ups(curves: Iterable[Curve], baseline: Iterable[Curve], axis: str) -> list[float]:
+    """Speed-up of each seed: updates or seconds that its baseline needs for its last distance, divided by its own.
+
+    It is 0 for a seed that never reaches that distance.
+    """
     ratios = []
     for curve, base in zip(curves, baseline, strict=True):
         level = base["distance"][-1]
@@ -28,17 +33,17 @@ def speed_ups(curves, baseline, axis):
     return ratios
 
 
-def spread(values, digits=2):
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median and range as text."""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def table(runs, baseline):
+def table(runs: Mapping[str, Sequence[Curve]], baseline: str) -> list[str]:
     """Lines of a Markdown table.
 
     Args:
-        runs (`dict`): name to curves, one a seed.
-        baseline (`str`): which of them the others are compared with.
+        runs (`dict`): name to curves, one per seed.
+        baseline (`str`): the run that the others are compared with.
     """
     lines = ["| | distance at the end | speed-up in updates | speed-up in seconds |", "| --- | --- | --- | --- |"]
     for name, curves in runs.items():
@@ -47,8 +52,8 @@ def table(runs, baseline):
     return lines
 
 
-def draw(runs, title, label):
-    """Median over the seeds, and their range, over updates and over seconds; a `Figure`."""
+def plot(runs: Mapping[str, Sequence[Curve]], title: str, label: str) -> Figure:
+    """Median and range of the seeds, over updates and over seconds."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, axis in zip(figure.subplots(1, 2, sharey=True), AXES):
         for i, (name, curves) in enumerate(runs.items()):

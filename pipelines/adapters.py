@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The student's LoRA beside other LoRAs: it stays active, and unloading the others leaves it in place."""
+"""Other LoRAs beside the student's: the student's stays active, also when the others are unloaded."""
 
 import copy
 import os
@@ -15,7 +15,7 @@ logger = logging.get_logger(__name__)
 
 
 def lora_layers(model: object) -> list[BaseTunerLayer]:
-    """The layers of a component that carry adapters; none where it is not a network, such as a tokenizer."""
+    """The layers of a component that have adapters; empty for other components, such as a tokenizer."""
     is_network = isinstance(model, torch.nn.Module)
     return [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)] if is_network else []
 
@@ -37,16 +37,16 @@ def _acting(layer):
 
 
 def fused_copy(model: object) -> object:
-    """A copy of a component in which the adapters that act now, at their current weights, are in its own weights.
+    """A copy of a component with its active adapters merged into the weights, at their current strengths.
 
-    A component without adapters is returned as it is.
+    A component without adapters is returned unchanged.
     """
     if not lora_layers(model):
         return model
-    fused = copy.deepcopy(getattr(model, "_orig_mod", model))  # of a compiled one
+    fused = copy.deepcopy(getattr(model, "_orig_mod", model))  # of a compiled model
     for layer in lora_layers(fused):
         if layer.disable_adapters and layer.merged:
-            layer.unmerge()  # as a forward does
+            layer.unmerge()  # as a forward pass does
         elif not layer.disable_adapters and not layer.merged:
             layer.merge()
     remove_adapters(fused)
@@ -54,7 +54,7 @@ def fused_copy(model: object) -> object:
 
 
 def remove_adapters(model: torch.nn.Module) -> None:
-    """Leave the layers as they are without adapters; what was merged stays in their weights."""
+    """Remove all adapters from the layers. What was merged stays in the weights."""
     recurse_remove_peft_layers(model)
     if hasattr(model, "peft_config"):
         del model.peft_config
@@ -62,7 +62,7 @@ def remove_adapters(model: torch.nn.Module) -> None:
 
 
 class StudentLoraMixin:
-    """The LoRA methods of a pipeline whose UNet may carry the student as the adapter "disback"."""
+    """The LoRA methods of a pipeline whose UNet may have the student as the adapter "disback"."""
 
     def load_lora_weights(
         self,
@@ -70,14 +70,14 @@ class StudentLoraMixin:
         adapter_name: str | None = None,
         **kwargs,
     ) -> None:
-        """As in diffusers, but the student's LoRA, and what else is active beside it, stays active.
+        """As in diffusers, but the student's LoRA and all other active LoRAs stay active.
 
-        In diffusers a new LoRA takes the place of those before. Without the student's LoRA the undistilled base would
-        draw in one step. `set_adapters(["disback", "style"], [1.0, 0.8])` sets the strength of each.
+        In diffusers a new LoRA replaces the active ones. Without the student's LoRA, the undistilled base model would
+        generate in one step. `set_adapters(["disback", "style"], [1.0, 0.8])` sets the strength of each.
         """
         if isinstance(pretrained_model_name_or_path_or_dict, str):
             pretrained_model_name_or_path_or_dict = os.path.expanduser(pretrained_model_name_or_path_or_dict)
-        if adapter_name is None:  # diffusers would count in each component, and name the parts differently
+        if adapter_name is None:  # diffusers would count per component, and use a different name in each
             adapter_name = f"default_{len(adapters(self.unet))}"
         student_acts = ADAPTER in adapters(self.unet) and self._student_acts()
         before = [(model, adapters(model), acting_adapters(model)) for model in self._lora_models()]
@@ -90,7 +90,7 @@ class StudentLoraMixin:
                 layer.set_adapter([*acting, *new])
 
     def unload_lora_weights(self) -> None:
-        """Remove all LoRAs but the student's; all, if `fuse_lora` has made the student's part of the UNet."""
+        """Remove all LoRAs except the student's. If `fuse_lora` has merged the student's into the UNet, remove all."""
         fused = any(ADAPTER in layer.merged_adapters for layer in self._student_layers)
         if fused or ADAPTER not in adapters(self.unet):
             return super().unload_lora_weights()
@@ -103,15 +103,15 @@ class StudentLoraMixin:
                 remove_adapters(model)
 
     def delete_adapters(self, adapter_names: str | list[str]) -> None:
-        """As in diffusers, with a warning where the student is among them."""
+        """As in diffusers, with a warning if the student's LoRA is among them."""
         super().delete_adapters(adapter_names)
         if ADAPTER in ([adapter_names] if isinstance(adapter_names, str) else adapter_names):
             logger.warning(
-                f'The student\'s LoRA "{ADAPTER}" is deleted: the undistilled base model draws from now on.'
+                f'The student\'s LoRA "{ADAPTER}" is deleted: the undistilled base model generates from now on.'
             )
 
     def get_active_adapters(self) -> list[str]:
-        """Names of the active LoRAs; diffusers gives those of one component only, without the student."""
+        """Names of the active LoRAs. diffusers returns those of one component only, without the student's."""
         return list(dict.fromkeys(name for model in self._lora_models() for name in acting_adapters(model)))
 
     @property
@@ -121,21 +121,21 @@ class StudentLoraMixin:
     def _warn_if_student_is_off(self):
         if self._student_is_off:
             logger.warning(
-                f'The student\'s LoRA "{ADAPTER}" is not active, so the undistilled base model draws in one step. '
+                f'The student\'s LoRA "{ADAPTER}" is not active: the undistilled base model generates in one step. '
                 f'pipe.enable_lora() and pipe.set_adapters(["{ADAPTER}", ...]) activate it.'
             )
 
     def _student_acts(self):
-        """Whether all of its layers run with it, at a strength other than 0.
+        """Whether the student's LoRA is active in all of its layers, at a strength other than 0.
 
-        `fuse_lora` of another LoRA alone switches it off in some.
+        Fusing only another LoRA with `fuse_lora` turns it off in some layers.
         """
         layers = self._student_layers
         return all(ADAPTER in _acting(layer) for layer in layers) and any(layer.scaling[ADAPTER] for layer in layers)
 
     @property
     def _student_layers(self):
-        # Kept, as finding them takes 20 ms for SDXL: a tenth of what an image takes.
+        # Cached: finding them takes 20 ms for SDXL, a tenth of the time of an image.
         unet, layers = self.__dict__.get("_student_layers_of", (None, []))
         if unet is not self.unet:
             unet, layers = self.unet, [layer for layer in lora_layers(self.unet) if ADAPTER in layer.lora_A]

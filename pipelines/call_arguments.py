@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the arguments of a stock call mean for a student: its steps, and what has no effect."""
+"""What the arguments of a stock call mean for a student: its timesteps, and arguments without effect."""
 
 import math
 import operator
@@ -18,11 +18,11 @@ def chosen_timesteps(
     """The timesteps of a call.
 
     Args:
-        choices: The timesteps that the student was trained for, by the number of steps.
-        num_inference_steps, timesteps: As given.
+        choices: The timesteps that the student was trained for, by number of steps.
+        num_inference_steps, timesteps: Of the call.
 
     Raises:
-        UsageError: A number of steps or timesteps that the student was not trained for.
+        UsageError: The student was not trained for this number of steps or these timesteps.
     """
     if timesteps is not None:
         wanted = _whole_numbers(timesteps)
@@ -43,7 +43,7 @@ def chosen_timesteps(
 
 
 def _whole_numbers(timesteps):
-    """A number, or a list, array or tensor of them, as a list."""
+    """A number, or a list, array or tensor of numbers, as a list."""
     try:
         if isinstance(timesteps, str):
             raise TypeError
@@ -63,10 +63,10 @@ def _check_guidance(name, value, most):
 
 
 def without_effect(arguments: dict) -> dict:
-    """Refuse what cannot act on a student; accept values that only say so, as a stock call may have them.
+    """Remove the arguments that cannot act on a student, after checking that their values have no effect.
 
     Args:
-        arguments: Of a stock call, by name; some of the names looked for may be missing.
+        arguments: Of a stock call, by name. Any of them may be missing.
 
     Returns:
         The other arguments.

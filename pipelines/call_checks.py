@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Checks of a call's arguments before anything is computed, and of its images afterwards."""
+"""Checks of the arguments of a call before it runs, and of its images afterwards."""
 
 import inspect
 import math
@@ -20,7 +20,7 @@ SIZES = ("original_size", "target_size", "crops_coords_top_left")
 
 
 def checked(pipe: DiffusionPipeline, arguments: dict) -> dict:
-    """Refuse values that would fail deep inside diffusers, or be taken for others.
+    """Refuse values that would fail deep inside diffusers, or be misread by it.
 
     Args:
         pipe: The pipeline that is called.
@@ -30,7 +30,7 @@ def checked(pipe: DiffusionPipeline, arguments: dict) -> dict:
         The arguments, with sequences and dtypes as diffusers needs them.
 
     Raises:
-        UsageError: Names the argument and the remedy.
+        UsageError: A value is not valid; names the argument and the remedy.
     """
     arguments = dict(arguments)
     _check_parts(pipe, arguments)
@@ -76,10 +76,18 @@ def check_finite(images: torch.Tensor, dtype: torch.dtype) -> None:
 
 
 def finite_images(pipe: DiffusionPipeline, stock_call: Callable, arguments: dict) -> BaseOutput | tuple:
-    """What a stock call returns for the arguments; unguided.
+    """Run a stock call without guidance and check its images.
+
+    Args:
+        pipe: The pipeline that is called.
+        stock_call: `__call__` of its stock class.
+        arguments: From `checked`, by name.
+
+    Returns:
+        What the stock call returns.
 
     Raises:
-        NotFiniteError: Images with values that are not finite numbers, which would be shown as black.
+        NotFiniteError: An image has NaN or infinite values, which would be shown as black.
     """
     arguments, wanted = dict(arguments), arguments["output_type"]
     return_dict = arguments.pop("return_dict", True)
@@ -98,7 +106,7 @@ def finite_images(pipe: DiffusionPipeline, stock_call: Callable, arguments: dict
 
 def _check_parts(pipe, arguments):
     if pipe.unet is None:
-        raise UsageError("the pipeline was loaded with unet=None: it can encode prompts, but not draw.")
+        raise UsageError("the pipeline was loaded with unet=None: it can encode prompts, but not generate.")
     needed = [] if arguments["output_type"] == "latent" else ["vae"]
     if arguments.get("prompt") is not None:
         needed += [name for name in pipe.components if name.startswith(("tokenizer", "text_encoder"))]
@@ -114,7 +122,7 @@ def _check_parts(pipe, arguments):
 
 
 def _check_prompts(arguments):
-    """Returns the number of prompts."""
+    """Check the prompts and return their number."""
     prompt, embeds = arguments.get("prompt"), arguments.get("prompt_embeds")
     if (prompt is None) == (embeds is None):
         raise UsageError("give either prompt or prompt_embeds.")
@@ -193,7 +201,7 @@ def _check_scale(unet, cross_attention_kwargs):
     if not isinstance(cross_attention_kwargs, dict | None):
         raise UsageError(f"cross_attention_kwargs={cross_attention_kwargs!r} must be a dict.")
     scale = (cross_attention_kwargs or {}).get("scale", 1)
-    if not isinstance(scale, Real) or not math.isfinite(scale) or scale == 0:  # which diffusers could not take back
+    if not isinstance(scale, Real) or not math.isfinite(scale) or scale == 0:  # diffusers could not undo a scale of 0
         raise UsageError(
             f'cross_attention_kwargs={{"scale": {scale!r}}} must be a finite number other than 0; pipe.disable_lora() '
             "turns LoRAs off."

@@ -1,7 +1,8 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Image-to-image and inpainting with a student: what diffusers' `AutoPipelineFor...from_pipe` makes of ours."""
+"""Image-to-image and inpainting with a student. `AutoPipelineFor...from_pipe` of diffusers returns these pipelines."""
 
 import inspect
+import os
 
 from diffusers import (
     StableDiffusionImg2ImgPipeline,
@@ -14,6 +15,7 @@ from diffusers.pipelines.auto_pipeline import (
     AUTO_INPAINT_PIPELINES_MAPPING,
     AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 )
+from diffusers.utils import BaseOutput
 from PIL.Image import Image
 
 from disback_diffusers.errors import UsageError
@@ -27,16 +29,16 @@ from .schedulers import one_step_timestep
 
 
 class OneStepImagePipeline(StudentLoraMixin):
-    """One step from an image with noise of the conditioning timestep.
+    """One step from an image with the noise of the conditioning timestep.
 
-    A student knows this one noise level: `strength` is 1, which adds just that noise, and no other.
+    The student was trained for this noise level only, so `strength` is always 1, which adds exactly that noise.
     """
 
-    def __call__(self, *args, **kwargs):
-        """Arguments as in the stock pipeline. `strength`, `num_inference_steps` and `guidance_scale` may be left out.
+    def __call__(self, *args, **kwargs) -> BaseOutput | tuple:
+        """Arguments as in the stock pipeline. `strength`, `num_inference_steps` and `guidance_scale` can be left out.
 
         Raises:
-            UsageError: a strength below 1, several steps, guidance or a negative prompt, or a value that cannot work.
+            UsageError: a strength below 1, several steps, guidance or a negative prompt, or a value that is not valid.
             NotFiniteError: as in `DisBackPipeline`.
         """
         self._warn_if_student_is_off()
@@ -55,17 +57,17 @@ class OneStepImagePipeline(StudentLoraMixin):
         fixed = {"strength": 1.0, "timesteps": chosen_timesteps(choices, steps, timesteps)}
         return finite_images(self, stock, {**arguments, **fixed})
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """As `DisBackPipeline.save_pretrained`."""
         DisBackPipeline.from_pipe(self).save_pretrained(save_directory, **kwargs)
 
-    def push_to_hub(self, repo_id, **kwargs):
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """As `DisBackPipeline.push_to_hub`."""
         return DisBackPipeline.from_pipe(self).push_to_hub(repo_id, **kwargs)
 
 
 def _rgb(image):
-    """Pictures in RGB; diffusers takes one of four channels for latents."""
+    """Images in RGB: diffusers would take an image of four channels as latents."""
     if isinstance(image, list | tuple):
         return [_rgb(one) for one in image]
     return image.convert("RGB") if isinstance(image, Image) else image

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the pipelines of all families share: loading three kinds of artifact, generating, saving and publishing."""
+"""What the pipelines of all families share: loading, generating, saving and publishing a student."""
 
 import os
 import tempfile
@@ -31,23 +31,18 @@ from .adapters import ADAPTER, StudentLoraMixin, adapters
 from .call_arguments import chosen_timesteps, without_effect
 from .call_checks import checked, finite_images
 from .saving import save_stock
-from .schedulers import (
-    DEFAULT_TIMESTEP,
-    checked_timestep,
-    one_step_scheduler,
-    one_step_timestep,
-)
+from .schedulers import DEFAULT_TIMESTEP, checked_timestep, one_step_scheduler, one_step_timestep
 
 
 logger = logging.get_logger(__name__)
 
 STUDENT_OPTIONS = ("conditioning_timestep", "few_step")  # of the constructors, beside the stock ones
 HUB_ARGUMENTS = ("repo_id", "token", "commit_message", "private", "create_pr")
-FAMILIES = {}  # the class a base model's model_index.json names -> the pipeline of its students
+FAMILIES = {}  # class in the model_index.json of a base model -> pipeline of its students
 
 
 class OneStepPipeline(StudentLoraMixin):
-    """What the families share. A family is a class that derives from this one and from `stock_class`."""
+    """Base of the pipelines of all families. Each derives from this class and from its `stock_class`."""
 
     stock_class = None
     stock_options = ()  # of the constructor, beside the components
@@ -58,7 +53,7 @@ class OneStepPipeline(StudentLoraMixin):
             FAMILIES[cls.stock_class.__name__] = cls
 
     def _make_student(self, conditioning_timestep, few_step):
-        """At the end of a constructor; not before the stock one, which corrects outdated scheduler settings."""
+        """Call it at the end of a constructor: the stock one corrects outdated scheduler settings first."""
         made_for, timestep = one_step_timestep(self.scheduler), conditioning_timestep
         if timestep is None and made_for is None:
             timestep = DEFAULT_TIMESTEP
@@ -68,7 +63,7 @@ class OneStepPipeline(StudentLoraMixin):
             )
         timestep = made_for if timestep is None else checked_timestep(timestep)
         few_step = bool(few_step) and made_for is None
-        scheduler = one_step_scheduler(self.scheduler, timestep)  # checks the timestep in any case
+        scheduler = one_step_scheduler(self.scheduler, timestep)  # also checks the timestep
         if few_step:
             scheduler = lcm_scheduler(self.scheduler.config)
         self.register_modules(scheduler=scheduler)
@@ -77,7 +72,7 @@ class OneStepPipeline(StudentLoraMixin):
 
     @property
     def conditioning_timestep(self) -> int:
-        """The timestep at which the student was trained to turn pure noise into an image (`int`)."""
+        """The timestep at which the student was trained to turn pure noise into an image."""
         return self.config.conditioning_timestep
 
     @cached_property
@@ -98,27 +93,31 @@ class OneStepPipeline(StudentLoraMixin):
         conditioning_timestep: int | None = None,
         **kwargs,
     ) -> "OneStepPipeline":
-        """Load a student from a folder or from the Hub, whichever of three kinds it is.
+        """Load a student from a folder or from the Hub. There are three kinds:
 
-        A whole pipeline (model_index.json) is loaded as it is. A LoRA (pytorch_lora_weights.safetensors) or a UNet
-        (unet/config.json) is put on its base model, and the LoRA stays an adapter, named "disback".
+        - A whole pipeline (model_index.json) is loaded as it is.
+        - A LoRA (pytorch_lora_weights.safetensors) is loaded into its base model as the adapter "disback".
+        - A UNet (unet/config.json) replaces the one of its base model.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): a folder or a Hub id.
-            base_model (`str` or `os.PathLike`, *optional*): folder or Hub id of the base model; by default the one
-                that disback_config.json, or else the model card, names.
-            base_revision (`str`, *optional*): of the base model; by default the recorded one.
-            conditioning_timestep (`int`, *optional*): by default the one in disback_config.json or, of a whole
-                pipeline, in its scheduler; without any it is taken to be 399, with a warning.
-            kwargs: as in diffusers. `revision` is that of the student's repository, never the base's. `variant` is
-                that of the whole pipeline, or of the base model, by default the one it was trained with; a LoRA or a
-                UNet of ours has no variants. A component, such as `unet`, takes the place of the one that would be
-                loaded; `unet=None` leaves the student out, to encode prompts only. All parts are loaded in float32
-                unless `dtype` is given. Pickled weights are only read with `use_safetensors=False`.
+            base_model (`str` or `os.PathLike`, *optional*): folder or Hub id of the base model. The default is the one
+                in disback_config.json, or else in the model card.
+            base_revision (`str`, *optional*): of the base model. The default is the recorded one.
+            conditioning_timestep (`int`, *optional*): the default is the one in disback_config.json or, for a whole
+                pipeline, in its scheduler. Without either it is 399, with a warning.
+            kwargs: as in diffusers, with these differences:
+                - `revision` is that of the student's repository, never of the base.
+                - `variant` is that of the whole pipeline or of the base model. The default is the one that was used in
+                  training. Our LoRAs and UNets have no variants.
+                - A component, such as `unet`, replaces the one that would be loaded. `unet=None` loads no student, for
+                  encoding prompts only.
+                - All components are loaded in float32 unless `dtype` is given.
+                - Pickled weights are only read with `use_safetensors=False`.
 
         Raises:
-            UsageError: nothing that can be loaded, no or an unsuitable base model, a broken disback_config.json.
-            RunError: the Hub cannot be reached and the cache does not hold what is needed.
+            UsageError: the student cannot be loaded, or its base model is unknown or does not fit.
+            RunError: the Hub cannot be reached and the files are not in the cache.
         """
         if not isinstance(pretrained_model_name_or_path, str | os.PathLike):
             raise UsageError(f"from_pretrained: {pretrained_model_name_or_path!r} is no folder and no Hub id.")
@@ -164,14 +163,14 @@ class OneStepPipeline(StudentLoraMixin):
             safe = kwargs.get("use_safetensors")
             hint = weights_hint(source, kwargs.get("variant"), kwargs.get("revision")) if safe else None
             raise UsageError(f"{source} cannot be loaded: {hint or one_line(error)}") from error
-        for name, part in pipe.components.items():
-            if name.startswith("tokenizer") and part is not None and not has_vocabulary(part):
+        for name, component in pipe.components.items():
+            if name.startswith("tokenizer") and component is not None and not has_vocabulary(component):
                 raise UsageError(f"{source} has no vocabulary in {name}/: files are missing there, download it again.")
         return pipe
 
     @classmethod
     def _base(cls, artifact, base, revision, hub):
-        """The folder with the base model's small files, and its family."""
+        """The folder with the small files of the base model, and its family."""
         try:
             refuse_single_file(base)
             folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0], CONFIG_NAME], revision, **hub)
@@ -194,18 +193,18 @@ class OneStepPipeline(StudentLoraMixin):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "OneStepPipeline":
-        """A pipeline of the same components, of the family that `pipeline` has: SDXL becomes a `DisBackXLPipeline`.
+        """A pipeline with the same components, for SDXL a `DisBackXLPipeline`.
 
-        The precision stays as it is, unless `dtype` is given (diffusers would convert to float32).
+        The precision stays the same unless `dtype` is given. (diffusers would convert to float32.)
 
         Args:
-            pipeline (`DiffusionPipeline`): a Stable Diffusion or SDXL pipeline, with a student's UNet.
-            kwargs: components and options that take the place of the pipeline's; `conditioning_timestep` is by default
-                the pipeline's own, that of the folder it was loaded from, or that of its scheduler; without any it is
-                taken to be 399, with a warning.
+            pipeline (`DiffusionPipeline`): a Stable Diffusion or SDXL pipeline with the UNet of a student.
+            kwargs: components and options that replace those of the pipeline. The default of `conditioning_timestep`
+                is that of the pipeline, of the folder it was loaded from, or of its scheduler. Without any it is 399,
+                with a warning.
 
         Raises:
-            UsageError: a pipeline of another kind.
+            UsageError: `pipeline` is of another kind, or an argument is unknown.
         """
         if not isinstance(pipeline, DiffusionPipeline):
             remedy = "use from_pretrained for a folder or Hub id" if isinstance(pipeline, str) else "give a pipeline"
@@ -215,7 +214,7 @@ class OneStepPipeline(StudentLoraMixin):
             "StableDiffusionXLPipeline" if "text_encoder_2" in pipeline.components else "StableDiffusionPipeline"
         ]
         saved, config = config_of_folder(pipeline.config.get("_name_or_path")), dict(pipeline.config)
-        kept = {name: config[f"_{name}"] for name in STUDENT_OPTIONS if f"_{name}" in config}  # by a stock class
+        kept = {name: config[f"_{name}"] for name in STUDENT_OPTIONS if f"_{name}" in config}  # set by a stock class
         given = {**student_settings(saved), **kept, **config, **pipeline.components, **kwargs}
         missing = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"} - given.keys()
         if missing:
@@ -233,11 +232,11 @@ class OneStepPipeline(StudentLoraMixin):
     # Generating
 
     def _generate(self, stock_call, given):
-        """Call the stock pipeline with the arguments of ours (`dict`).
+        """Call the stock pipeline with the arguments (`dict`) of a call of ours.
 
         Raises:
-            UsageError: an argument that cannot work.
-            NotFiniteError: images with values that are not finite numbers.
+            UsageError: an argument is not valid.
+            NotFiniteError: an image has NaN or infinite values.
         """
         self._warn_if_student_is_off()
         arguments = checked(self, without_effect(given))
@@ -249,12 +248,15 @@ class OneStepPipeline(StudentLoraMixin):
     # Saving
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Save a whole pipeline that plain diffusers loads as well, under the stock class's name; arguments as there.
+        """Save a whole pipeline that plain diffusers can load too. Arguments as in diffusers.
 
-        LoRAs that are active are fused into the saved weights: model_index.json has no place for one, and who loads
-        the pipeline without this package would get the base model. In fp16 or bf16 the weights are rounded once more
-        by that. The UNet is marked as guidance-distilled, so that plain diffusers makes no unconditional pass.
-        README.md is the model card.
+        Active LoRAs are fused into the saved weights, as a pipeline folder cannot contain LoRAs. In fp16 or bf16 this
+        rounds the weights once more. The UNet is marked as guidance-distilled, so that plain diffusers makes no
+        unconditional pass. README.md is the model card.
+
+        Raises:
+            UsageError: an argument is not valid, there is no student, or the token cannot write to the repository.
+            RunError: a file cannot be written, or the upload failed.
         """
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         save_directory = Path(save_directory).expanduser()
@@ -277,15 +279,15 @@ class OneStepPipeline(StudentLoraMixin):
         subfolder: str | None = None,
         **kwargs,
     ) -> str:
-        """Save as `save_pretrained` does, and upload; arguments as in diffusers.
+        """Save the pipeline as in `save_pretrained` and upload it. Arguments as in diffusers.
 
-        A model card that somebody has edited on the Hub stays as it is.
+        A model card that was edited on the Hub is not replaced.
 
         Returns:
-            the address of the commit.
+            `str`: the address of the commit.
 
         Raises:
-            UsageError: no valid name, or no token that may write there.
+            UsageError: the name is not valid, or the token cannot write there.
             RunError: the Hub cannot be reached, or the upload failed.
         """
         repo_id = create_hub_repo(repo_id, token, private)

@@ -1,8 +1,13 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """One-step text-to-image with a student of a Stable Diffusion teacher."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from diffusers.image_processor import PipelineImageInput
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput, StableDiffusionSafetyChecker
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from .one_step import OneStepPipeline
@@ -16,10 +21,10 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
     Args:
         vae, text_encoder, tokenizer, unet, safety_checker, feature_extractor, image_encoder, requires_safety_checker:
             as in `StableDiffusionPipeline`.
-        scheduler (`SchedulerMixin`): any scheduler of the base model: its config has the noise schedule.
-        conditioning_timestep (`int`, *optional*): where the student was trained to start. By default that of a
-            one-step scheduler; with any other 399, with a warning.
-        few_step (`bool`, *optional*): whether the student is an LCM-LoRA that was trained at later timesteps too, for
+        scheduler (`SchedulerMixin`): any scheduler of the base model. Its config defines the noise schedule.
+        conditioning_timestep (`int`, *optional*): the timestep at which the student was trained to start. The default
+            is that of a one-step scheduler; with another scheduler it is 399, with a warning.
+        few_step (`bool`, *optional*): whether the student is an LCM-LoRA that was also trained at later timesteps, for
             2, 4 and 8 steps.
     """
 
@@ -39,7 +44,7 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
         requires_safety_checker: bool = False,
         conditioning_timestep: int | None = None,
         few_step: bool = False,
-    ):  # `from_pipe` goes by these types
+    ):  # diffusers' `from_pipe` inspects these types
         super().__init__(
             vae,
             text_encoder,
@@ -55,56 +60,60 @@ class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
 
     def __call__(
         self,
-        prompt=None,
-        height=None,
-        width=None,
+        prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
         *,
-        num_images_per_prompt=1,
-        generator=None,
-        latents=None,
-        prompt_embeds=None,
-        output_type="pil",
-        return_dict=True,
-        callback_on_step_end=None,
-        callback_on_step_end_tensor_inputs=("latents",),
-        clip_skip=None,
-        cross_attention_kwargs=None,
-        ip_adapter_image=None,
-        ip_adapter_image_embeds=None,
-        num_inference_steps=None,
-        timesteps=None,
-        sigmas=None,
-        eta=0.0,
-        guidance_scale=None,
-        guidance_rescale=None,
-        negative_prompt=None,
-        negative_prompt_embeds=None,
-    ):
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        clip_skip: int | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
+        num_inference_steps: int | None = None,
+        timesteps: int | Sequence[int] | None = None,
+        sigmas: None = None,
+        eta: float | None = 0.0,
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        negative_prompt_embeds: None = None,
+    ) -> StableDiffusionPipelineOutput | tuple:
         """Generate images in one step, an LCM-LoRA student also in 2, 4 or 8.
 
         Args:
-            prompt (`str` or `list[str]`, *optional*): or give `prompt_embeds`.
+            prompt (`str` or `list[str]`, *optional*): required unless `prompt_embeds` is given.
             height, width (`int`, *optional*): in pixels; by default the size the UNet was trained at.
             num_images_per_prompt (`int`, *optional*, defaults to 1).
-            generator (`torch.Generator` or a list of them, one an image, *optional*): for the noise.
-            latents (`torch.Tensor`, *optional*): the noise itself, standard normal, `(n, 4, height / f, width / f)`.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): for the noise; a list has one
+                generator per image.
+            latents (`torch.Tensor`, *optional*): the noise itself, standard normal, `(n, 4, height / f, width / f)`,
+                where f is the VAE's factor.
             prompt_embeds (`torch.Tensor`, *optional*): `(prompts, tokens, channels)`, instead of `prompt`.
             output_type (`str`, *optional*, defaults to "pil"): "pil", "np" `(n, h, w, 3)` or "pt" `(n, 3, h, w)`,
                 both in [0, 1], or "latent", the student's x0.
-            return_dict (`bool`, *optional*, defaults to `True`): or a tuple (images, nsfw flags).
+            return_dict (`bool`, *optional*, defaults to `True`): if `False`, return a tuple (images, nsfw flags).
             callback_on_step_end, callback_on_step_end_tensor_inputs, clip_skip, cross_attention_kwargs,
             ip_adapter_image, ip_adapter_image_embeds: as in `StableDiffusionPipeline`.
-            num_inference_steps, timesteps (*optional*): 1 and [the conditioning timestep]; an LCM-LoRA student may
-                also be called with 2, 4 or 8 steps.
-            sigmas, eta, guidance_scale, guidance_rescale, negative_prompt, negative_prompt_embeds: taken as a stock
-                call gives them, where they have no effect: guidance at most 1, empty negative prompts.
+            num_inference_steps (`int`, *optional*), timesteps (`list[int]`, *optional*): 1 and [the conditioning
+                timestep]. An LCM-LoRA student also takes 2, 4 or 8 steps.
+            sigmas, eta, guidance_scale, guidance_rescale, negative_prompt, negative_prompt_embeds: accepted for
+                compatibility with stock calls, but only with values that have no effect: guidance of at most 1, empty
+                negative prompts.
 
         Returns:
             `StableDiffusionPipelineOutput` with `images`, or a tuple.
 
         Raises:
-            UsageError: steps or timesteps that the student was not trained for, guidance or a negative prompt, or a
-                value that cannot work; names the argument.
+            UsageError: an argument cannot work: the student was not trained for these steps or timesteps, there is
+                guidance or a negative prompt, or a value is not valid. The message names the argument.
+            NotFiniteError: an image has NaN or infinite values.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         return self._generate(super().__call__, given)

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Saving a student so that it works in plain diffusers."""
+"""Saves a student so that it works in plain diffusers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,18 +20,18 @@ from .schedulers import one_step_scheduler
 logger = logging.get_logger(__name__)
 
 
-OF_THE_BASE = ("lora_rank", "lora_alpha", "variant")  # of no use to a whole pipeline
-GUIDANCE_EMBEDDING = 256  # its size in the published LCMs
+OF_THE_BASE = ("lora_rank", "lora_alpha", "variant")  # do not apply to a whole pipeline
+GUIDANCE_EMBEDDING = 256  # its size in published LCMs
 
 
 @contextmanager
 def without_guidance(unet: UNet2DConditionModel | None) -> Iterator[None]:
-    """Within, the UNet has the layer by which diffusers recognises a guidance-distilled network.
+    """Within this context, the UNet has the layer by which diffusers recognises a guidance-distilled network.
 
-    Stock pipelines then make no unconditional pass, whatever their `guidance_scale`, and give the scale to the UNet.
-    The layer's weights are zero, so that the scale has no effect.
+    Stock pipelines then make no unconditional pass, whatever their `guidance_scale`. They pass the scale to the UNet,
+    where it has no effect: the weights of the layer are zero.
     """
-    unet = getattr(unet, "_orig_mod", unet)  # of a compiled one
+    unet = getattr(unet, "_orig_mod", unet)  # of a compiled model
     if unet is None or unet.config.time_cond_proj_dim is not None:
         yield
         return
@@ -52,16 +52,17 @@ def without_guidance(unet: UNet2DConditionModel | None) -> Iterator[None]:
 def save_stock(
     pipe: DiffusionPipeline, folder: Path, repo_id: str | None = None, variant: str | None = None, **kwargs
 ) -> None:
-    """Save a pipeline of ours as one of the stock class, with disback_config.json and model card.
+    """Save one of our pipelines as a pipeline of the stock class, with disback_config.json and a model card.
 
     Args:
         pipe (`OneStepPipeline`).
-        folder (`Path`): an existing or a new one.
-        repo_id (`str`, *optional*): where it is going to be on the Hub.
+        folder (`Path`): created if missing.
+        repo_id (`str`, *optional*): the repository on the Hub that it will be uploaded to.
         variant (`str`, *optional*), kwargs: as in `save_pretrained` of diffusers.
 
     Raises:
-        UsageError: there is no student, or pickled weights are asked for.
+        UsageError: the pipeline has no student, or pickled weights are requested.
+        RunError: a file cannot be written.
     """
     if pipe.unet is None:
         raise UsageError("the pipeline was loaded with unet=None: there is no student to save.")
@@ -70,7 +71,7 @@ def save_stock(
     pipe._warn_if_student_is_off()
     components = {name: fused_copy(component) for name, component in pipe.components.items()}
     steps, last = list(pipe._timesteps_by_steps), pipe.scheduler.config.num_train_timesteps - 1
-    if pipe.conditioning_timestep != last:  # where an LCMScheduler starts by itself
+    if pipe.conditioning_timestep != last:  # where an LCMScheduler starts by default
         if len(steps) > 1:
             logger.warning(
                 f"The saved pipeline has one step only: plain diffusers would start several steps at {last}, not at "
@@ -80,14 +81,14 @@ def save_stock(
     stock = pipe.stock_class(**components, **{name: pipe.config[name] for name in pipe.stock_options})
     with without_guidance(stock.unet):
         stock.save_pretrained(str(folder), variant=variant, **kwargs)
-    if not pipe._student_is_off:  # else it is not a student
+    if not pipe._student_is_off:  # otherwise the saved model is not a student
         config = _config(pipe, variant, steps)
         write_config(folder, config)
         model_card(folder, config, repo_id, steps=steps, whole=True)
 
 
 def _config(pipe, variant, steps):
-    """disback_config.json of a student's pipeline that is saved as a whole."""
+    """disback_config.json of a student that is saved as a whole pipeline."""
     config = {key: value for key, value in pipe._student_config.items() if key not in OF_THE_BASE}
     timesteps = {t for count in steps for t in pipe._timesteps_by_steps[count]}
     config |= {"pipeline": pipe.stock_class.__name__, "student": "full"}

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The schedulers of students: stock `LCMScheduler`s, so that plain diffusers draws the same images."""
+"""The schedulers of students: stock `LCMScheduler`s, so that plain diffusers generates the same images."""
 
 import operator
 
@@ -10,7 +10,7 @@ from disback_diffusers.models.lcm_lora import lcm_scheduler
 
 
 DEFAULT_TIMESTEP = 399
-SMALLEST_ALPHA = 1e-3  # of alphas_cumprod: 1 - alpha has 4 digits of it in float32. Stable Diffusion ends at 5e-3
+SMALLEST_ALPHA = 1e-3  # of alphas_cumprod: in float32, 1 - alpha keeps 4 digits of it. Stable Diffusion ends at 5e-3
 
 
 def checked_timestep(timestep: int) -> int:
@@ -26,18 +26,19 @@ def checked_timestep(timestep: int) -> int:
 def one_step_scheduler(scheduler: SchedulerMixin, timestep: int) -> LCMScheduler:
     """An `LCMScheduler` whose first step goes from `timestep` straight to x0 (Eq. 20).
 
-    Plain diffusers takes 50 steps where nobody says otherwise. So all noise is in the last beta: the first step starts
-    at `timestep`, and any further one, at a timestep without noise, leaves the image as it is. Where that is not
-    possible, the scheduler allows one step only: a network that predicts x0 would draw the image again, and an epsilon
-    prediction at almost pure noise needs the betas themselves, not their product in float32.
+    Plain diffusers takes 50 steps by default. So all noise is in the last beta: the first step starts at `timestep`.
+    Further steps are at timesteps without noise, where they leave the image unchanged.
+
+    In two cases the scheduler allows only one step. A network that predicts x0 would generate the image again in each
+    further step. An epsilon prediction at almost pure noise needs the betas themselves, not their product in float32.
 
     Args:
         scheduler (`SchedulerMixin`): of a model trained with betas, or an earlier result of this function.
         timestep (`int`): the conditioning timestep.
 
     Raises:
-        UsageError: the timestep is outside of the schedule, another than that of a one-step scheduler, or one of pure
-            noise, from which an epsilon prediction does not lead to x0.
+        UsageError: the timestep is outside of the schedule; it contradicts `scheduler`, which was made for another; or
+            it is pure noise, where an epsilon prediction does not determine x0.
     """
     whole, made_for = lcm_scheduler(scheduler.config), one_step_timestep(scheduler)
     if made_for not in (None, timestep):
@@ -62,7 +63,7 @@ def one_step_scheduler(scheduler: SchedulerMixin, timestep: int) -> LCMScheduler
     return LCMScheduler.from_config(
         whole.config,
         trained_betas=betas,
-        rescale_betas_zero_snr=False,  # these betas are already
+        rescale_betas_zero_snr=False,  # the betas are rescaled already
         num_train_timesteps=timestep + 1,
         original_inference_steps=steps,
         timestep_scaling=1e6,  # LCM's boundary condition would mix a little of x_t into each further step
@@ -70,7 +71,7 @@ def one_step_scheduler(scheduler: SchedulerMixin, timestep: int) -> LCMScheduler
 
 
 def one_step_timestep(scheduler: SchedulerMixin) -> int | None:
-    """The timestep that a scheduler was made for by `one_step_scheduler`, of this or an earlier version, or None."""
+    """The timestep that `one_step_scheduler` made a scheduler for, in this or an earlier version; else None."""
     config = scheduler.config
     betas = config.get("trained_betas")
     if not isinstance(scheduler, LCMScheduler) or betas is None or len(betas) != config.num_train_timesteps:

@@ -1,9 +1,9 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The arithmetic behind benchmarks/RESULTS.md."""
+"""The arithmetic behind docs/results.md."""
 
 import pytest
 
-from benchmarks.speed_up import draw, speed_ups, table
+from benchmarks.speed_up import plot, speed_ups, table
 
 
 BASE = {"updates": [0, 100, 200, 300], "seconds": [0, 1, 2, 3], "distance": [9, 5, 3, 2]}
@@ -25,6 +25,6 @@ def test_table_and_picture():
     runs = {"ours": [SOONER, SOONER, NEVER], "baseline": [BASE] * 3}
     lines = table(runs, "baseline")
     assert lines[2] == "| ours | 1.000 (1.000 to 6.000) | 3.00 (0.00 to 3.00) | 1.50 (0.00 to 1.50) |"
-    figure = draw(runs, "Task", "distance")
+    figure = plot(runs, "Task", "distance")
     assert [axes.get_xlabel() for axes in figure.axes] == ["updates", "seconds"]
     assert list(figure.axes[1].lines[0].get_ydata()) == [9, 2, 1.5, 1]

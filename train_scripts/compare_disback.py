@@ -1,11 +1,12 @@
 #!/usr/bin/env python
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Let people compare the images of two folders, blind, on a local web page, and report which they prefer.
+"""Blind comparison: people vote on the images of two folders, on a local web page.
 
 python train_scripts/compare_disback.py images-of-A images-of-B --prompts prompts.txt
 python train_scripts/compare_disback.py images-of-A images-of-B --prompts prompts.txt --report
 
-Pairs are images of one file name, in both folders or in images/ of them. Ctrl-C ends the server and prints the votes.
+Images with the same file name are a pair. They are in the two folders, or in images/ of them. Ctrl-C stops the server
+and prints the votes.
 """
 
 import argparse
@@ -21,28 +22,28 @@ from disback_diffusers.study.study import Study
 from disback_diffusers.study.votes import clean_name, report
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     # fmt: off
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", metavar="A", type=os.path.expanduser, help="Folder of images.")
     parser.add_argument("b", metavar="B", type=os.path.expanduser, help="Folder of images with the same file names.")
     parser.add_argument("--prompts", required=True, type=os.path.expanduser, metavar="FILE",
-                        help=".txt (a prompt a line), .jsonl, .csv or .parquet; the i-th is of the i-th file name.")
-    parser.add_argument("--caption_column", default="text", help="Column of the prompts, if it is no .txt.")
+                        help=".txt (one prompt per line), .jsonl, .csv or .parquet; in the order of the file names.")
+    parser.add_argument("--caption_column", default="text", help="Column of the prompts, except in a .txt file.")
     parser.add_argument("--output_dir", default="comparison", type=os.path.expanduser, metavar="FOLDER",
-                        help="Holds settings.json and a file of votes for each rater (default: %(default)s).")
-    parser.add_argument("--report", action="store_true", help="Print the votes so far, serve nothing.")
-    parser.add_argument("--rater", help="Whose votes these are; by default the page asks for a name.")
-    parser.add_argument("--num_pairs", type=int, help="As many pairs, chosen at random (default: all).")
-    parser.add_argument("--seed", type=int, help="Of that choice, of the orders and of the sides (default: 0).")
+                        help="Gets settings.json and one file of votes per rater (default: %(default)s).")
+    parser.add_argument("--report", action="store_true", help="Print the votes so far and exit.")
+    parser.add_argument("--rater", help="Name of the rater; by default the page asks for it.")
+    parser.add_argument("--num_pairs", type=int, help="Size of a random choice of pairs (default: all).")
+    parser.add_argument("--seed", type=int, help="For the choice, the orders and the sides (default: 0).")
     parser.add_argument("--host", default="127.0.0.1", help="Address to serve on (default: %(default)s).")
     parser.add_argument("--port", type=int, default=7860, help="Default: %(default)s.")
     # fmt: on
     return parser.parse_args()
 
 
-def open_port(host, port):
-    """A listening socket: held from here on, so that no one else can take the port while the page is being made."""
+def open_port(host: str, port: int) -> socket.socket:
+    """A listening socket. Opened early, so that no other process takes the port while the page is built."""
     if not 0 < port < 65536:
         raise UsageError(f"--port {port}: choose 1 to 65535.")
     try:
@@ -53,7 +54,8 @@ def open_port(host, port):
         raise UsageError(f"--host {host} --port {port}: {error.strerror or error}; choose another --port.") from None
 
 
-def serve(study, args):
+def serve(study: Study, args: argparse.Namespace) -> None:
+    """Check the images and serve the page until Ctrl-C."""
     rater = args.rater
     if rater is not None:
         try:
@@ -68,14 +70,14 @@ def serve(study, args):
         raise UsageError(f'gradio is missing ({one_line(error)}): pip install "disback-diffusers[eval]"') from None
     study.open()
     host = f"[{args.host}]" if ":" in args.host else args.host
-    print(f"http://{host}:{args.port}/ (Ctrl-C ends it and prints the votes)", flush=True)
+    print(f"http://{host}:{args.port}/ (Ctrl-C stops the server and prints the votes)", flush=True)
     try:
         page.serve(study, listener, rater)
     except KeyboardInterrupt:
         print()
 
 
-def main():
+def main() -> None:
     args = parse_args()
     if args.prompts != "embedded" and not Path(args.prompts).is_file():
         raise UsageError(f"--prompts {args.prompts}: no such file.")

@@ -12,7 +12,7 @@ from disback_diffusers import DisBackPipeline
 from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.files import LOG
 from disback_diffusers.models.embedded import PROMPTS
-from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.families import StableDiffusion
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.distill import distill
 
@@ -56,7 +56,7 @@ def demo(lab):
             (lab.work / "few.txt").write_text("\n".join(PROMPTS.read_text(encoding="utf-8").splitlines()[:16]))
             words += [*QUICK, "--prompt_dataset", str(lab.work / "few.txt")]
         args = parse_args(words)
-        seconds = seconds_of(lambda args=args: distill(args, StableDiffusionTeacher))
+        seconds = seconds_of(lambda args=args: distill(args, [StableDiffusion]))
         updates = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
         found = {
             "seconds": round(seconds, 2),

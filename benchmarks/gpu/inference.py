@@ -21,8 +21,8 @@ STEPS = 50
 BATCHES = (1, 4)
 
 
-def draw_images(pipe, n, **kwargs):
-    """Draw n images; raises a ValueError unless all their pixels are numbers."""
+def generate(pipe, n, **kwargs):
+    """Generate n images; raises a ValueError unless all their pixels are numbers."""
     images = pipe(["a photo of a red cat"] * n, output_type="pt", **kwargs).images
     if not images.isfinite().all():
         raise ValueError("an image has pixels that are no numbers")
@@ -31,9 +31,9 @@ def draw_images(pipe, n, **kwargs):
 def measure_images(pipe, n, times, warm_up=None, **kwargs):
     """Images a second in batches of n, by the median of some calls after one with the arguments `warm_up`."""
     pipe.set_progress_bar_config(disable=True)
-    draw_images(pipe, n, **{**kwargs, **(warm_up or {})})
+    generate(pipe, n, **{**kwargs, **(warm_up or {})})
     release()
-    seconds = median(seconds_of(lambda: draw_images(pipe, n, **kwargs)) for _ in range(times))
+    seconds = median(seconds_of(lambda: generate(pipe, n, **kwargs)) for _ in range(times))
     return {"images_a_second": round(n / seconds, 4), "seconds_a_batch": round(seconds, 4), **memory()}
 
 

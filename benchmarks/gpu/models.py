@@ -1,10 +1,11 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """SD 1.5 and SDXL base 1.0 of random weights, built from their public configs, and tiny ones for a rehearsal.
 
-Only config files are written. Weights are drawn on the device itself, so that no gigabytes are saved and read back.
+Only config files are written. Weights are made on the device itself, so that no gigabytes are saved and read back.
 """
 
 import json
+from functools import partial
 
 import torch
 from diffusers import (
@@ -17,9 +18,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.embedded import EMBEDDED, resolve
-from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.families import StableDiffusion, StableDiffusionXL
 
 
 TOKENS = 77  # of a prompt
@@ -181,62 +181,71 @@ def write_configs(folder, family, tiny=False):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def draw(make, device, dtype=torch.float32, seed=0):
+def random_model(make, device, dtype=torch.float32, seed=0):
     """The model that `make()` returns, made on the device with PyTorch's own random weights, frozen, in eval mode."""
     torch.manual_seed(seed)
     with torch.device(device):
         return make().to(dtype).eval().requires_grad_(False)
 
 
-class RandomWeights:
-    """Mixed into a teacher: the same checks and configs, but weights and prompt embeddings are drawn.
+class NoFiles:
+    """In the place of a `ModelSource.check_weights`: there are none."""
 
-    `device` is where they are drawn.
+    def __call__(self, parts):
+        pass
+
+
+class RandomWeights:
+    """Mixed into a family: the same checks and configs, but random weights and prompt embeddings.
+
+    `device` is where they are made.
     """
 
     device = "cpu"
 
-    def _check_weights(self):
-        """There are no files."""
+    def __init__(self, source):
+        source.check_weights = NoFiles()
+        super().__init__(source)
 
-    def load_unet(self, dtype=torch.float32):
-        return draw(lambda: UNet2DConditionModel.from_config(self.unet_config), self.device, dtype)
+    def load_network(self, dtype=torch.float32):
+        return random_model(self.build_network, self.device, dtype)
 
     def load_encoder(self, device, dtype=torch.float32):
-        size = self.unet_config["cross_attention_dim"]
+        example = self.example_conditions()
 
         def encode(prompts):
             n = len(prompts)
-            pooled = {key: torch.randn(n, value.shape[1]) for key, value in self._pooled_example().items()}
-            return Conditioning(torch.randn(n, TOKENS, size), pooled).to(device, dtype)
+            return example.map(lambda value: torch.randn(n, *value.shape[1:]).to(device, dtype))
 
         return encode
 
-    def load_vae(self):
-        """None: nothing is decoded here."""
+    def prepare_decoder(self):
+        """Nothing is decoded here."""
 
 
-class RandomSD(RandomWeights, StableDiffusionTeacher):
+class RandomSD(RandomWeights, StableDiffusion):
     """SD 1.5 of random weights."""
 
 
-class RandomSDXL(RandomWeights, StableDiffusionXLTeacher):
+class RandomSDXL(RandomWeights, StableDiffusionXL):
     """SDXL of random weights."""
 
 
-TEACHERS = {"sd15": RandomSD, "sdxl": RandomSDXL}
+FAMILIES = {"sd15": RandomSD, "sdxl": RandomSDXL}
 
 
 def components(family, device, dtype, tiny=False):
     """Everything a pipeline of the family consists of, by name, with random weights."""
     config = config_of(family, tiny)
     parts = {
-        "unet": draw(lambda: UNet2DConditionModel(**config["unet"]), device, dtype),
-        "vae": draw(lambda: AutoencoderKL(**config["vae"]), device, dtype),
+        "unet": random_model(lambda: UNet2DConditionModel(**config["unet"]), device, dtype),
+        "vae": random_model(lambda: AutoencoderKL(**config["vae"]), device, dtype),
         "scheduler": scheduler_of(family),
     }
     for (suffix, encoder), values in zip(ENCODERS.items(), config["text"]):
-        parts[f"text_encoder{suffix}"] = draw(lambda c=encoder, v=values: c(CLIPTextConfig(**v)), device, dtype)
+        parts[f"text_encoder{suffix}"] = random_model(
+            lambda c=encoder, v=values: c(CLIPTextConfig(**v)), device, dtype
+        )
         parts[f"tokenizer{suffix}"] = tokenizer()
     if family == "sd15":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -20,7 +20,7 @@ def variant(lab, name, **changes):
     run = checked(lab, PRESET, **changes)
     measured = unless_out_of_memory(lambda: measure_training(lab, run, 5))
     line = f"{name}: {describe(measured)}"
-    if run[0].compile and measured != OUT_OF_MEMORY:
+    if run[0].system.compile and measured != OUT_OF_MEMORY:
         line += f", compiled in {measured['first_update_of_one_batch']:.0f} s"
     lab.report(line, {name: settings_of(run[0])}, **{name: measured})
 

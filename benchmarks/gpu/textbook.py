@@ -3,11 +3,15 @@
 
 import torch
 
-from disback_diffusers.diffusion.losses import denoising_loss, distribution_matching_gradient, guide, surrogate_loss
 from disback_diffusers.data.bank import PromptBank
+from disback_diffusers.diffusion.guidance import guided_output
+from disback_diffusers.diffusion.losses import denoising_loss, distribution_matching_gradient, surrogate_loss
+from disback_diffusers.diffusion.times import training_times
+from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.training.batches import BatchSource
-from disback_diffusers.training.learner import Learner
 from disback_diffusers.training.build import DTYPES
+from disback_diffusers.training.optimizers import RoleOptimizer
+from disback_diffusers.training.parallel import Replicated
 
 from .lab import OUT_OF_MEMORY, release, unless_out_of_memory
 from .training import checked, describe, measure_training, measure_updates, settings_of
@@ -27,70 +31,65 @@ class TextbookStep:
         update (`bool`): False leaves the optimizers out: less than it really takes.
     """
 
-    def __init__(self, args, teacher, prompts, accelerator, update=True):
-        device, dtype = accelerator.device, DTYPES[accelerator.mixed_precision]
-        self.args, self.accelerator, self.schedule, self.update = args, accelerator, teacher.schedule, update
-        self.parts = args.gradient_accumulation_steps
-        self.teacher = teacher.load_unet(dtype)
-        self.student, self.fake = self._trained(teacher), self._trained(teacher)
-        rates = {self.student: args.learning_rate, self.fake: args.fake_score_learning_rate}
-        self.learners = {unet: Learner(unet.parameters(), rate, args, accelerator) for unet, rate in rates.items()}
-        bank = PromptBank(prompts, teacher.load_encoder(device, dtype), cache="memory", show_progress=False)
-        last = self.schedule.num_train_timesteps - 1
-        self.batches = BatchSource(
-            bank,
-            teacher.buckets(args.resolution),
-            (round(0.02 * last), round(0.98 * last)),
-            args.train_batch_size,
-            args.proportion_empty_prompts,
-            args.seed,
-            device=device,
-        )
+    def __init__(self, args, sources, accelerator, update=True):
+        family, parallel, dtype = sources.family, Replicated(accelerator), DTYPES[accelerator.mixed_precision]
+        self.args, self.family, self.parallel, self.schedule, self.update = (
+            args, family, parallel, family.schedule, update
+        )  # fmt: skip
+        self.teacher = self._denoiser(family.load_network(dtype))
+        self.student, self.fake = self._trained(), self._trained()
+        rates = {"student": args.optimization.learning_rate, "fake": args.optimization.fake_score_learning_rate}
+        self.optimizers = {
+            name: RoleOptimizer(getattr(self, name).parameters(), rate, args.optimization, parallel)
+            for name, rate in rates.items()
+        }
+        encode = family.load_encoder(parallel.device, dtype)
+        bank = PromptBank(sources.prompts, encode, cache="memory", show_progress=False)
+        buckets, times = family.buckets(args.data.resolution), training_times(self.schedule)
+        self.batches = BatchSource(bank, buckets, times, args.data, args.system.seed, parallel)
 
-    def _trained(self, teacher):
-        unet = teacher.load_unet().requires_grad_(True)
-        if self.args.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        return unet
+    def _denoiser(self, network):
+        where = {"device": self.parallel.device, "autocast": self.parallel.autocast}
+        return Denoiser(self.family, network, self.schedule, **where)
 
-    def forward(self, unet, x_t, t, conditioning):
-        with self.accelerator.autocast():
-            return unet(x_t.to(unet.dtype), t, **conditioning.kwargs()).sample
+    def _trained(self):
+        network = self.family.load_network().requires_grad_(True)
+        if self.args.system.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        return self._denoiser(network)
 
     def train_step(self, step):
         """One update of both; returns metrics, as the stages of a run do."""
-        for part in range(self.parts):
-            batch = self.batches.draw("textbook", step, part, self.parts)
-            t = torch.full_like(batch.t, self.args.conditioning_timestep)
-            output = self.forward(self.student, batch.noise, t, batch.conditioning)
-            x0 = self.schedule.to_x0(output, batch.noise, t)
+        count = self.batches.micro_batches
+        for index in range(count):
+            batch = self.batches.make("textbook", step, index)
+            t = torch.full_like(batch.t, self.args.student.conditioning_timestep)
+            x0 = self.student.x0(batch.z, t, batch.conditions)
             samples = x0.detach()
             student_loss = surrogate_loss(x0, self.gradient(samples, batch))
-            self.learners[self.student].backward(student_loss / self.parts)
+            self.optimizers["student"].backward(student_loss / count)
 
-            epsilon, t = self.batches.fresh_diffusion("textbook", step, part, 1, samples.shape)
-            x_t = self.schedule.add_noise(samples, epsilon, t)
-            output = self.forward(self.fake, x_t, t, batch.score_conditioning)
-            fake_loss = denoising_loss(output, samples, epsilon, t, self.schedule)
-            self.learners[self.fake].backward(fake_loss / self.parts)
-        for learner in self.learners.values():
+            noise, t = batch.fresh_noise(1)
+            output = self.fake.output(self.schedule.add_noise(samples, noise, t), t, batch.score_conditions)
+            fake_loss = denoising_loss(output, samples, noise, t, self.schedule)
+            self.optimizers["fake"].backward(fake_loss / count)
+        for optimizer in self.optimizers.values():
             if self.update:
-                learner.step()
+                optimizer.step()
             else:
-                learner.optimizer.zero_grad()
+                optimizer.optimizer.zero_grad()
         return {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach()}
 
     @torch.no_grad()
     def gradient(self, samples, batch):
         """Of Eq. 8, by the fake score and the guided teacher."""
-        x_t = self.schedule.add_noise(samples, batch.epsilon, batch.t)
-        fake = self.forward(self.fake, x_t, batch.t, batch.score_conditioning)
-        both = batch.empty.cat(batch.score_conditioning)
-        target = self.forward(self.teacher, torch.cat([x_t, x_t]), torch.cat([batch.t, batch.t]), both)
-        target = classifier_free_guidance(*target.chunk(2), self.args.guidance_scale)
+        x_t, settings = self.schedule.add_noise(samples, batch.noise, batch.t), self.args.objective
+        given = x_t, batch.t, batch.score_conditions
+        fake = self.fake.output(*given)
+        target = guided_output(self.teacher.output, *given, batch.empty, settings.guidance_scale)
         x0_fake, x0_target = (self.schedule.to_x0(output, x_t, batch.t) for output in (fake, target))
         alpha, sigma = self.schedule.alpha_sigma(batch.t, samples)
-        weighting = self.args.gradient_weighting
+        weighting = settings.gradient_weighting
         return distribution_matching_gradient(samples, x0_fake, x0_target, weighting, alpha=alpha, sigma=sigma)
 
 
@@ -99,8 +98,8 @@ class TextbookStep:
 
 def measure_textbook(lab, preset, seconds, update=True, **changes):
     release()
-    args, teacher, prompts, accelerator, _ = checked(lab, preset, **changes)
-    step = TextbookStep(args, teacher, prompts, accelerator, update)
+    args, sources, accelerator, _ = checked(lab, preset, **changes)
+    step = TextbookStep(args, sources, accelerator, update)
     return measure_updates(lab, step, step.batches, seconds)
 
 

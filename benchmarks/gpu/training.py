@@ -11,12 +11,16 @@ from statistics import median
 import torch
 
 from disback_diffusers.training.backtracking import DistributionBacktracking
+from disback_diffusers.training.build import DTYPES, build
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.plan import plan
-from disback_diffusers.training.build import build, prepare
+from disback_diffusers.training.objectives import DistributionMatching
+from disback_diffusers.training.parallel import Replicated
+from disback_diffusers.training.plan import Plan
+from disback_diffusers.training.prepare import prepare
+from disback_diffusers.training.switching import NodeWalk
 
 from .lab import OUT_OF_MEMORY, LeftOut, card_gib, mark, memory, release, seconds_between, seconds_of
-from .models import TEACHERS, write_configs
+from .models import FAMILIES, write_configs
 
 
 PRESETS = Path(__file__).parents[2] / "train_scripts" / "presets"
@@ -35,8 +39,9 @@ TINY = {
 
 
 def checked(lab, preset, **changes):
-    """What `prepare` checked, for a preset with a teacher of random weights: (args, teacher, prompts, accelerator, run
-    folder). AdamW is taken where bitsandbytes is left out.
+    """A preset with a teacher of random weights, checked: (args, sources, accelerator, run folder).
+
+    AdamW is taken where bitsandbytes is left out.
     """
     folder, family = Path(tempfile.mkdtemp(dir=lab.work)), preset.split("_")[0]
     write_configs(folder / "teacher", family, tiny=lab.rehearse)
@@ -51,20 +56,20 @@ def checked(lab, preset, **changes):
         changes |= TINY
     words = [f"--{name}={value}" for name, value in changes.items()]
     args = parse_args(["--config", str(PRESETS / f"{preset}.yaml"), *words])
-    cls = TEACHERS[family]
+    cls = FAMILIES[family]
     cls.device = lab.device
-    return args, *prepare(args, cls)
+    return args, *prepare(args, [cls])
 
 
 def settings_of(args):
-    return {name: getattr(args, name) for name in SHOWN}
+    return {name: args[name] for name in SHOWN}
 
 
-def computed(args, teacher, prompts, accelerator):
-    """What --dry_run prints: memory, GiB by name ("together" is the sum), and the forwards' work that a sample is."""
-    rows = plan(args, teacher, len(prompts), accelerator)
+def computed(args, sources, accelerator):
+    """What --dry_run prints: memory, GiB by name ("together" is the sum), and the forwards that a sample takes."""
+    rows = Plan(args, sources, DTYPES[accelerator.mixed_precision], accelerator.num_processes).rows()
     found = [re.match(r"(.+): ([\d,.]+) GiB", text) for topic, text in rows if topic == "memory"]
-    work = re.search(r"of ([\d.]+) UNet forwards", dict(rows)["stage 2"])
+    work = re.search(r"of ([\d.]+) forwards", dict(rows)["stage 2"])
     return {match[1]: float(match[2].replace(",", "")) for match in found}, float(work[1])
 
 
@@ -79,22 +84,22 @@ def check_step(metrics):
 
 
 def measure_updates(lab, stage, batches, seconds, most=10):
-    """Time and memory of whole updates of what has `parts` (batches an update) and a `train_step`.
+    """Time and memory of whole updates of what has a `train_step`, with micro-batches from `batches`.
 
-    The first one has one batch only: it allocates what stays, and is not counted. Then follow at least two, until
-    `seconds` are over.
+    The first one has one micro-batch only: it allocates what stays, and is not counted. Then follow at least two,
+    until `seconds` are over.
     """
     least, most = lab.times(2), lab.times(most)
-    marks, draw = [], batches.draw
+    marks, make = [], batches.make
 
     def noted(*args, **kwargs):
         marks.append(mark())
-        return draw(*args, **kwargs)
+        return make(*args, **kwargs)
 
-    batches.draw = noted
-    parts, stage.parts = stage.parts, 1
+    batches.make = noted
+    count, batches.micro_batches = batches.micro_batches, 1
     first = seconds_of(lambda: check_step(stage.train_step(1)))
-    stage.parts = parts
+    batches.micro_batches = count
     release()
     updates, batch_seconds, end = [], [], time.monotonic() + seconds
     while len(updates) < least or (time.monotonic() < end and len(updates) < most):
@@ -114,13 +119,18 @@ def measure_training(lab, checked, seconds):
     """Build what a run has in memory and measure stage 2 against the teacher."""
     release()
     start = time.perf_counter()
-    context, _ = build(*checked)
+    args, sources, accelerator, folder = checked
+    parallel = Replicated(accelerator)
+    networks, batches = build(args, sources, parallel, folder.folder)
     build_seconds = round(time.perf_counter() - start, 2)
     release()
     built = memory()["now_gib"]
-    stage = DistributionBacktracking(context, None)
+    objective = DistributionMatching(networks.student, networks.fake, args.objective)
+    stage = DistributionBacktracking(
+        networks, batches, parallel, args.optimization, objective, NodeWalk.teacher_only()
+    )
     stage.start()
-    measured = measure_updates(lab, stage, context.batches, seconds)
+    measured = measure_updates(lab, stage, batches, seconds)
     forward = round(forward_seconds(lab, stage), 4)
     return {**measured, "weights_gib": built, "build_seconds": build_seconds, "forward_seconds": forward}
 
@@ -128,10 +138,9 @@ def measure_training(lab, checked, seconds):
 @torch.no_grad()
 def forward_seconds(lab, stage):
     """Of the teacher on one batch."""
-    batch = stage.batches.draw("forward", 1)
+    batch, teacher = stage.batches.make("forward", 1), stage.networks.teacher
     seconds = [
-        seconds_of(lambda: stage.forward(None, batch.noise, batch.t, batch.conditioning))
-        for _ in range(1 + lab.times(5))
+        seconds_of(lambda: teacher.output(batch.noise, batch.t, batch.conditions)) for _ in range(1 + lab.times(5))
     ]
     return median(seconds[1:])
 
@@ -145,8 +154,8 @@ def describe(measured):
 def preset(lab, name, seconds=20):
     """A part: one preset, its memory and time beside what --dry_run computes."""
     run = checked(lab, name)
-    args, teacher, prompts, accelerator, _ = run
-    gib, forwards = computed(args, teacher, prompts, accelerator)
+    args, sources, accelerator, _ = run
+    gib, forwards = computed(args, sources, accelerator)
     lab.report(settings={"preset": name, **settings_of(args)}, computed={"gib": gib, "forwards_a_sample": forwards})
     size, needed = card_gib(), gib["together"] + CUDA_GIB
     if size and needed > size:

@@ -55,9 +55,7 @@ def save_network(folder: str | os.PathLike, network: ModelMixin) -> None:
         RunError: the folder cannot be written.
     """
     if getattr(network, "peft_config", None):
-        raise ValueError(
-            "The network carries adapters, which cannot be loaded from unet/: merge or remove them first."
-        )
+        raise ValueError("The network carries adapters, which cannot be loaded from unet/: merge or remove them.")
     target = Path(folder) / UNET_FOLDER
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

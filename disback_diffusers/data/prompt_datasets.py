@@ -16,7 +16,7 @@ FILE_BUILDERS = ("csv", "json", "text", "parquet")  # builders of `datasets` who
 
 
 def read_folder(path: Path, column: str, flag: str) -> list:
-    """The column of a folder: a dataset that `save_to_disk` wrote, or files, of which those of the training split count.
+    """The column of a folder: a dataset that `save_to_disk` wrote, or files. Only the training split is read.
 
     Args:
         path (`Path`): the folder.

@@ -1,9 +1,9 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Readers of a column of texts, one per kind of file.
 
-A reader takes the file (`Path`), the name of the column, and `flag`, which its messages start with. It returns one value
-per row: a text, None if the row has no text, or whatever else is in the file. It raises a UsageError for a file that it
-cannot read or that has no such column.
+A reader takes the file (`Path`), the name of the column, and `flag`, which its messages start with. It returns one
+value per row: a text, None if the row has no text, or whatever else is in the file. It raises a UsageError if the file
+has another format or lacks the column. `load_prompts` handles OSError, UnicodeDecodeError and csv.Error.
 """
 
 import csv

@@ -68,7 +68,8 @@ def _check_path(sources, networks):
     path = sources.path
     if path is None:
         return
-    path.check_base(networks.roles)
+    with about("--degradation_path"):
+        path.check_base(networks.roles)
     fingerprint = sources.student.fingerprint(networks.student)
     if fingerprint and path.settings["student_unet"] != fingerprint:
         raise UsageError(other_student_unet(path.folder))

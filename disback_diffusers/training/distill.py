@@ -3,6 +3,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 
 from .. import hub
 from ..artifact.layout import without_paths
-from ..errors import UsageError, one_line
+from ..errors import UsageError, about, one_line
 from ..models.families.base import Family
 from .arguments import DistillationArguments
 from .backtracking import DistributionBacktracking
@@ -37,6 +38,7 @@ from .validation import Validator
 
 
 logger = logging.getLogger(__name__)
+OTHER_ADAPTERS = "--degradation_path (and --lora_rank, --lora_alpha, --lora_target_modules):"
 
 
 def distill(args: DistillationArguments, families: Iterable[type[Family]] | None = None) -> Path:
@@ -146,7 +148,8 @@ class Distillation:
         else:
             path = self._record(checkpoint)
         if init in ("node", "fit"):
-            path.load_into(roles, len(path) - 1, role=self.networks.fake.role)
+            with about(OTHER_ADAPTERS) if self.sources.path else nullcontext():
+                path.load_into(roles, len(path) - 1, role=self.networks.fake.role)
         elif init == "random":
             roles.randomize(self.networks.fake.role, seed=self.args.system.seed)
         return path

@@ -74,9 +74,10 @@ class RoleOptimizer:
         self.parallel.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.parameters, self.max_grad_norm)
+        infinite = ~norm.isfinite()
         for parameter in self.parameters:
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(~norm.isfinite(), 0)
+                parameter.grad.masked_fill_(infinite, 0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()

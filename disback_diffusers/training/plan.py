@@ -96,7 +96,7 @@ class Plan:
         if nodes:
             length = f"reused from {path.folder}" if path else f"{args.path.degradation_steps} updates"
             rows.append(("stage 1", f"{length}, {nodes} nodes, {nodes * self.lora * 4 / 2**20:,.0f} MiB on disk"))
-        steps, stays = args.optimization.max_train_steps, count_stays(nodes + 1)
+        steps, stays = args.optimization.max_train_steps, count_stays(nodes + 1) if self._may_walk() else 0
         walked = f", {stays} x {args.steps_per_stay(stays)} of them at nodes of the path" if stays else ""
         rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))
         return rows
@@ -108,8 +108,14 @@ class Plan:
             return 1 if self.args.objective.fake_score_init == "fit" else 0
         if path:
             return len(path) - 1
-        may_walk = settings.node_switching == "fixed" or self.args.student.student_unet
-        return settings.degradation_nodes if may_walk else 1
+        return settings.degradation_nodes if self._may_walk() else 1
+
+    def _may_walk(self):
+        """Whether stage 2 may have other targets than the teacher."""
+        settings, path = self.args.path, self.sources.path
+        if settings.no_backtracking or settings.node_switching == "fixed":
+            return not settings.no_backtracking
+        return path.should_walk()[0] if path else bool(self.args.student.student_unet)
 
     def weights(self) -> dict[str, int]:
         """Bytes of weights and of what training keeps for each of them, by part."""

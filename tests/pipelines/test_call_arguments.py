@@ -204,7 +204,7 @@ def test_a_conditioning_timestep_that_is_no_whole_number(sd, timestep):
 def test_without_a_unet_it_encodes_prompts(sd, kind):
     pipe = DisBackPipeline.from_pretrained(sd.folders[kind], unet=None, vae=None)
     assert pipe.encode_prompt("a cat", "cpu", 1, False)[0].shape == (1, 77, 32)
-    with pytest.raises(UsageError, match="unet=None: it can encode prompts, but not draw"):
+    with pytest.raises(UsageError, match="unet=None: it can encode prompts, but not generate"):
         pipe("a cat")
 
 

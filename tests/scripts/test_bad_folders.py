@@ -78,8 +78,9 @@ def test_a_path_of_another_kind_of_run(fails, finished, files, changed_teacher):
     other = "--pretrained_teacher_model ./changed --degradation_path finished"
     fails("--degradation_path finished --conditioning_timestep 299", "--conditioning_timestep 399")
     fails("--degradation_path finished --steps_per_node 8", "--steps_per_node 8")
-    fails(other, "manifest.json", "another base", early=False)
-    fails("--degradation_path finished --lora_rank 3", "--lora_rank", "000006.safetensors", early=False)
+    fails(other, "--degradation_path finished/degradation/manifest.json was recorded on another base", early=False)
+    fails("--degradation_path finished --lora_rank 3", "--lora_rank", "000006.safetensors", "lora_rank 2, the role 3",
+          early=False)  # fmt: skip
     fails("--degradation_path finished --lora_target_modules to_q", "--lora_target_modules", early=False)
 
 
@@ -93,7 +94,8 @@ def test_only_a_path_that_is_walked_takes_updates(fails, finished, small_unet):
         manifest.write_text(json.dumps({**record, "settings": settings, "untrained": value}))
 
     set_untrained({"error": 1.0, "variation": 2.1, "teacher_variation": 2.0})
-    assert start(quick_words(*flags.split(), "--steps_per_node", "8", "--dry_run")).wait() == 0
+    run = start(quick_words(*flags.split(), "--steps_per_node", "8", "--dry_run"))
+    assert run.wait() == 0, run.output
     set_untrained({"error": 1.0, "variation": 1.9, "teacher_variation": 2.0})
     fails(f"{flags} --steps_per_node 8", "--steps_per_node 8")
     set_untrained(None)
@@ -147,7 +149,7 @@ def test_a_folder_with_something_else_is_left_alone(fails, files, finished):
     fails(["--output_dir", "n" * 300], "--output_dir", "too long")
     fails("--output_dir finished", "--output_dir finished", "--resume_from_checkpoint latest")
     other = "--output_dir finished --lora_rank 3 --seed 5 --resume_from_checkpoint latest"
-    fails(other, "--output_dir finished", "--seed is 0 there, 5 here", "2 more")
+    fails(other, "--output_dir finished", "--lora_rank is 2 there, 3 here", "2 more")
     fails("--output_dir finished --resume_from_checkpoint nothing", "--resume_from_checkpoint nothing", "checkpoint-8")
     fails(
         "--output_dir finished --resume_from_checkpoint checkpoint-2",

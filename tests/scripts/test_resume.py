@@ -22,9 +22,10 @@ from script_runs import (
     start_pair,
 )
 
-from disback_diffusers.training.arguments import DistillationArguments
-from disback_diffusers.training.learner import Learner
+from disback_diffusers.training import parallel
+from disback_diffusers.training.optimizers import RoleOptimizer
 from disback_diffusers.training.run_folder import LOCK
+from disback_diffusers.training.settings import OptimizationArguments
 
 
 LATEST = ("--resume_from_checkpoint", "latest")
@@ -97,7 +98,7 @@ def test_killed_at_every_kind_of_moment(words, uninterrupted, tmp_path):
 
 
 def test_killed_again_while_a_node_is_recorded_anew(words, uninterrupted, tmp_path):
-    """After the first kill the manifest tells of a node that the checkpoint does not; the second comes in between."""
+    """After the first kill the manifest has a node that the checkpoint has not; the second comes in between."""
     words = [*words, "--output_dir", str(tmp_path / "run")]
     killed(words, "open", "log.jsonl a", 4)  # node 2 is of step 3, the checkpoint of step 2
     killed([*words, *LATEST], "open", "000003.safetensors r", 2)  # the first time it is checked, then it is new
@@ -155,6 +156,20 @@ def test_ctrl_c_and_sigterm_save_a_checkpoint_and_say_how_to_go_on(words, uninte
     assert differences(result(out), result(uninterrupted)) == []
 
 
+def test_a_checkpoint_of_version_0_1_is_resumed(words, uninterrupted, tmp_path):
+    """Which named the optimizers' files after learners."""
+    out = tmp_path / "run"
+    words = [*words, "--output_dir", str(out), *LATEST]
+    for nth, checkpoint in ((5, "checkpoint-degradation-4"), (2 + 5, "checkpoint-4")):  # in either stage
+        killed(words, "open", "log.jsonl a", nth)
+        files = sorted((out / checkpoint).glob("optimizer_*.pt"))
+        assert len(files) == (1 if "degradation" in checkpoint else 2)
+        for file in files:
+            file.rename(file.with_name(file.name.replace("optimizer_", "learner_")))
+    finish(words)
+    assert differences(result(out), result(uninterrupted)) == []
+
+
 def test_resuming_a_finished_run_changes_nothing(words, uninterrupted):
     before = result(uninterrupted)
     finish([*words, "--output_dir", str(uninterrupted), *LATEST])
@@ -170,7 +185,7 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
     words = [*words, "--train_batch_size", "1", "--output_dir"]
     launch([*words, str(tmp_path / "whole")], *TWO_PROCESSES)
     words = [*words, str(tmp_path / "run"), *LATEST]
-    main, other = start_pair(words, Trap("open", "log.jsonl a", 3, signal.SIGTERM))  # one is told, both stop
+    main, other = start_pair(words, Trap("open", "log.jsonl a", 3, signal.SIGTERM))  # one gets it, both stop
     assert (main.wait(), other.wait()) == (130, 130), main.output + other.output
     assert "degradation step 4" in main.messages[0] and other.messages == []
     main, other = start_pair(words, Trap("open", "log.jsonl a", 2 + 5))
@@ -181,7 +196,7 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
     ours = result(tmp_path / "run")
     assert differences(ours, result(tmp_path / "whole")) == [] and ours["state"]["processes"] == 2
     name = next(name for name in ours if name.startswith("pytorch_lora_weights"))
-    assert name in differences(ours, result(uninterrupted))  # one process of twice the batch draws other noise
+    assert name in differences(ours, result(uninterrupted))  # one process of twice the batch has other noise
     alone = start(words)
     assert alone.wait() == 2 and "processes" in alone.messages[0]
 
@@ -189,19 +204,16 @@ def test_accelerate_launch_of_two_processes(words, uninterrupted, tmp_path):
 def _average(environment, pipe):
     """In one of two processes: what two parameters and their gradients are before and after a step."""
     os.environ.update({"ACCELERATE_USE_CPU": "true", **environment})
-    learner, rank = make_learner(), int(environment["RANK"])
-    for i, parameter in enumerate(learner.parameters):
+    parallel.BUCKET = 4  # elements, so that there are two buckets
+    processes, rank = parallel.Replicated(Accelerator()), int(environment["RANK"])
+    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in ((3,), (2, 2), (1,))]
+    optimizer = RoleOptimizer(parameters, 0.1, OptimizationArguments(), processes)
+    for i, parameter in enumerate(parameters):
         parameter.grad = torch.full_like(parameter, float(10**rank * (i + 1)))
-    learner._average_gradients(bucket_elements=4)
-    gradients = [parameter.grad.clone() for parameter in learner.parameters]
-    learner.step()
-    pipe.send([[tensor.detach().numpy() for tensor in tensors] for tensors in (gradients, learner.parameters)])
-
-
-def make_learner():
-    args = DistillationArguments("teacher", prompt_dataset="prompts.txt")
-    shapes = [(3,), (2, 2), (1,)]
-    return Learner([torch.nn.Parameter(torch.ones(shape)) for shape in shapes], 0.1, args, Accelerator())
+    processes.average_gradients(parameters)
+    gradients = [parameter.grad.clone() for parameter in parameters]
+    optimizer.step()
+    pipe.send([[tensor.detach().numpy() for tensor in tensors] for tensors in (gradients, parameters)])
 
 
 def test_gradients_are_averaged_over_processes():

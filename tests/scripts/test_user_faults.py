@@ -14,8 +14,9 @@ from tiny_models import build_sd, save_sd
 from disback_diffusers import DisBackPipeline
 from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.models.conditions import Conditions
-from disback_diffusers.models.ddim import SMALLEST_ALPHA
-from disback_diffusers.models.families import open_teacher
+from disback_diffusers.models.denoiser import Denoiser
+from disback_diffusers.models.families import StableDiffusion, open_teacher
+from disback_diffusers.models.teacher_scheduler import SMALLEST_ALPHA
 
 
 EVALUATE = SCRIPTS / "evaluate_disback.py"
@@ -39,7 +40,7 @@ def test_a_teacher_in_half_precision_only(files):
     finish(["out", *measured, "--output_dir", "of_student"], script=EVALUATE)
     teacher = ["fp16", "--num_inference_steps", "2", *measured, "--output_dir", "of_teacher"]
     run = start(teacher, script=EVALUATE)
-    assert run.wait() == 2 and "as variant fp16 only" in run.messages[0]
+    assert run.wait() == 2 and "as variant fp16 only: try --variant fp16." in run.messages[0]
     finish([*teacher, "--variant", "fp16"], script=EVALUATE)
 
 
@@ -58,20 +59,24 @@ def test_an_epsilon_teacher_with_zero_terminal_snr(files):
     [({}, False), ({"rescale_betas_zero_snr": True}, True), ({"beta_schedule": "squaredcos_cap_v2"}, True),
      ({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, False)],
 )  # fmt: skip
-def test_where_the_teacher_s_sampling_starts(tmp_path, settings, starts_below):
-    teacher = open_teacher(str(save_sd(tmp_path / "t", **settings)))
-    times, unet = [], teacher.load_unet()
-    unet.register_forward_pre_hook(lambda module, args: times.append(int(args[1])))
-    prompts = Conditioning(torch.zeros(1, 77, 32))
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+def test_where_the_teacher_s_sampling_starts(tmp_path, settings, starts_below, spacing):
+    folder = save_sd(tmp_path / "t", timestep_spacing=spacing, **settings)
+    family = open_teacher(str(folder), among=[StableDiffusion])
+    times, network = [], family.load_network()
+    network.register_forward_pre_hook(lambda module, args: times.append(int(args[1])))
+    teacher, prompts = Denoiser(family, network, family.schedule), Conditions({"text": torch.zeros(1, 77, 32)})
     for steps in (1, 4, 25):
         times.clear()
-        latents = teacher.sample(unet, torch.randn(1, 4, 16, 16), prompts, prompts, steps)
+        latents = family.sample(teacher, torch.randn(1, 4, 16, 16), prompts, prompts, steps)
         assert latents.isfinite().all() and len(times) == steps
-        assert (times[0] < 999) == starts_below and times[-1] >= 0
-        alpha, _ = teacher.schedule.alpha_sigma(times[0], latents)
+        assert times[-1] >= 0 and times == sorted(times, reverse=True)
+        alpha, _ = family.schedule.alpha_sigma(times[0], latents)
         assert alpha >= SMALLEST_ALPHA or not starts_below
-        if steps > 1:
-            assert times[0] - times[1] == (times[0] + 1) // steps  # as DDIM takes for granted
+        if spacing == "trailing":  # which starts at the last timestep
+            assert (times[0] < 999) == starts_below
+            if steps > 1:
+                assert times[0] - times[1] == (times[0] + 1) // steps  # as DDIM takes for granted
 
 
 def test_long_prompts_are_said_once(files):
@@ -127,6 +132,6 @@ def test_http_requests_are_not_logged():
     def stop():
         raise KeyboardInterrupt
 
-    assert run_script(stop, None) == 130
+    assert run_script(stop) == 130
     for name in ("httpx", "httpx2"):
         assert not logging.getLogger(name).isEnabledFor(logging.INFO)

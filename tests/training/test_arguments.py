@@ -1,16 +1,128 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from disback_diffusers.errors import UsageError
+from disback_diffusers.training.arguments import GROUPS, DistillationArguments, check_limits
 from disback_diffusers.training.command_line import parse_args
+from disback_diffusers.training.settings import flag
 
 
 NEEDED = ["--pretrained_teacher_model", "x", "--prompt_dataset", "y"]
 LONG_PATH = "--steps_per_node 10 --degradation_nodes 3 --max_train_steps 20".split()
 PRESETS = sorted((Path(__file__).parents[2] / "train_scripts" / "presets").glob("*.yaml"))
+FIELDS = {field.name: field for group in GROUPS for field in fields(group)}
+
+
+def make_args(**settings):
+    return DistillationArguments(pretrained_teacher_model="x", prompt_dataset="y", **settings)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In Python
+
+
+def test_a_setting_is_found_in_its_group_and_by_its_name():
+    args = make_args(lora_rank=32, seed=3)
+    assert (args.student.lora_rank, args["lora_rank"], args.system.seed, args["seed"]) == (32, 32, 3, 3)
+    args.student.lora_rank = 16
+    assert args["lora_rank"] == args.settings()["lora_rank"] == 16
+    assert set(FIELDS) == set(args.settings()) | {"hub_token"}
+    assert all(args[name] == value for name, value in args.settings().items())
+
+
+@pytest.mark.parametrize("name", ["lora_rnak", "student_", "teacher"])
+def test_an_unknown_setting_is_a_type_error(name):
+    with pytest.raises(TypeError, match=f"no setting '{name}'"):
+        make_args(**{name: 1})
+
+
+def test_lists_are_not_shared():
+    make_args().run.report_to.append("wandb")
+    assert make_args().run.report_to == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+
+def limits(field):
+    return tuple(field.metadata[name] for name in ("above", "at_least", "below"))
+
+
+NUMBERS = [field for field in FIELDS.values() if field.type in (int, float, int | None, float | None)]
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
+def test_numbers_outside_of_their_limits_are_refused(field):
+    above, at_least, below = limits(field)
+    assert (above is None) != (at_least is None)  # each number has a lower limit
+    outside = [above if at_least is None else at_least - 1, math.nan, math.inf, -math.inf]
+    for value in [*outside, *([] if below is None else [below])]:
+        with pytest.raises(UsageError, match=rf"^--{field.name} must be .*{value}\.$"):
+            make_args(**{field.name: value})
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in NUMBERS if limits(field)[1] is not None], ids=lambda field: field.name
+)
+def test_the_lower_limit_itself_is_allowed(field):
+    at_least = field.metadata["at_least"]
+    assert make_args(**{field.name: at_least})[field.name] == at_least
+
+
+def test_a_limit_is_what_the_field_says():
+    field = flag(1.0, "", at_least=-2, below=3)
+    field.name = "x"
+    for value in (-2, 2.999, None):
+        check_limits(field, value)
+    for value in (-2.001, 3):
+        with pytest.raises(UsageError, match="--x must be -2 or greater, and below 3, not"):
+            check_limits(field, value)
+    above = flag(1.0, "", above=0.5)
+    above.name = "y"
+    check_limits(above, 0.501)
+    with pytest.raises(UsageError, match="--y must be a number greater than 0.5, not 0.5"):
+        check_limits(above, 0.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stays
+
+
+@pytest.mark.parametrize("steps, stays, expected", [(10_000, 6, 83), (10_000, 1, 500), (200, 6, 5), (31, 6, 5)])
+def test_by_default_stays_take_5_percent_together_and_5_updates_each_at_least(steps, stays, expected):
+    assert make_args(max_train_steps=steps).steps_per_stay(stays) == expected
+
+
+def test_a_number_of_updates_is_taken_as_it_is():
+    args = make_args(steps_per_node="40", max_train_steps=1000)
+    assert args.path.steps_per_node == 40 and args.steps_per_stay(6) == args.steps_per_stay(2) == 40
+
+
+@pytest.mark.parametrize("stay, stays, least", [("auto", 6, r" \(auto: at least 5\)"), (5, 6, ""), (30, 1, "")])
+def test_stays_that_leave_nothing_for_the_teacher_are_refused(stay, stays, least):
+    settings = {"steps_per_node": stay, "no_backtracking": True}  # so that the default path is not checked
+    make_args(max_train_steps=31, **settings).steps_per_stay(stays)
+    args = make_args(max_train_steps=30, **settings)
+    with pytest.raises(UsageError, match=rf"{stays} nodes take --steps_per_node \d+{least} each, 30 together"):
+        args.steps_per_stay(stays)
+    assert args.steps_per_stay(0) > 0  # without a node there is no stay
+
+
+@pytest.mark.parametrize("value", [0, -1, "-1", "", "often", "1.5", 1.5, "²", True])
+def test_a_length_of_stays_that_is_none(value):
+    with pytest.raises(UsageError, match="--steps_per_node must be auto or a number greater than 0"):
+        make_args(steps_per_node=value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On the command line and in files
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
@@ -19,18 +131,13 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         "lora_rank: 8\nlearning_rate: 1e-3\nno_backtracking: true\nreport_to: [tensorboard]\nvariant: null\n"
     )
     args = parse_args([*NEEDED, "--config", str(file), "--lora_rank", "16"])
-    assert (args.lora_rank, args.learning_rate, args.no_backtracking, args.report_to) == (
-        16,
-        1e-3,
-        True,
-        ["tensorboard"],
-    )
-    assert args.lora_alpha == 16 and args.fake_score_init == "teacher" and args.variant is None
+    assert (args.student.lora_rank, args.optimization.learning_rate) == (16, 1e-3)
+    assert args.path.no_backtracking and args.run.report_to == ["tensorboard"]
+    assert args.student.lora_alpha == 16 and args.objective.fake_score_init == "teacher"
+    assert args.teacher.variant is None
 
 
 def test_every_setting_survives_the_file_that_a_run_leaves(tmp_path):
-    import yaml
-
     args = parse_args([*NEEDED, "--student", "full", "--validation_prompts", "a cat", "two: dogs", "--compile"])
     file = tmp_path / "arguments.yaml"
     file.write_text(yaml.safe_dump(args.settings()))
@@ -38,29 +145,21 @@ def test_every_setting_survives_the_file_that_a_run_leaves(tmp_path):
 
 
 def test_no_tracker():
-    assert parse_args([*NEEDED, "--report_to", "none"]).report_to == []
+    assert parse_args([*NEEDED, "--report_to", "none"]).run.report_to == []
 
 
 def test_what_yaml_takes_for_false(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("mixed_precision: no\ncache_text_embeddings: off\n")
     args = parse_args([*NEEDED, "--config", str(file)])
-    assert (args.mixed_precision, args.cache_text_embeddings) == ("no", "off")
-
-
-@pytest.mark.parametrize("words, timestep", [([], 399), (["--lcm_lora", "l"], 999)])
-def test_the_timestep_is_that_of_the_student_s_kind(words, timestep):
-    preset = ["--config", str(next(path for path in PRESETS if path.stem == "sd15_24gb"))]
-    assert parse_args([*NEEDED, *words]).conditioning_timestep == timestep
-    assert parse_args([*NEEDED, *preset, *words]).conditioning_timestep == timestep
-    assert parse_args([*NEEDED, *words, "--conditioning_timestep", "99"]).conditioning_timestep == 99
+    assert (args.system.mixed_precision, args.data.cache_text_embeddings) == ("no", "off")
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid(preset):
     words = [] if "pretrained_teacher_model" in preset.read_text() else NEEDED[:2]
     args = parse_args(["--config", str(preset), "--prompt_dataset", "y", *words])
-    assert args.pretrained_teacher_model and args.checkpoints_total_limit
+    assert args.teacher.pretrained_teacher_model and args.run.checkpoints_total_limit
 
 
 @pytest.mark.parametrize("name, kind", [("one_gpu", "NO"), ("multi_gpu", "MULTI_GPU")])
@@ -74,12 +173,20 @@ def test_configs_for_accelerate(name, kind):
     [
         (["--prompt_dataset", "y"], "--pretrained_teacher_model"),
         ([*NEEDED, "--degradation_nodes", "9", "--degradation_steps", "8"], "--degradation_nodes 9"),
+        ([*NEEDED, *LONG_PATH], "true teacher"),
         ([*NEEDED, "--node_switching", "fixed", *LONG_PATH], "true teacher"),
-        ([*NEEDED, "--student", "full", "--student_unet", "u", *LONG_PATH], "true teacher"),
+        (
+            [*NEEDED, "--node_switching", "adaptive", "--student", "full", "--student_unet", "u", *LONG_PATH],
+            "true teacher",
+        ),
         ([*NEEDED, "--no_backtracking", "--fake_score_init", "node"], "--fake_score_init"),
         ([*NEEDED, "--no_backtracking", "--degradation_path", "p"], "--degradation_path"),
         ([*NEEDED, "--report_to", "wandb", "--hub_token", "t"], "--hub_token"),
         ([*NEEDED, "--ema_decay", "1"], "--ema_decay"),
+        ([*NEEDED, "--lcm_lora", "l", "--student", "full"], "--student full"),
+        ([*NEEDED, "--student_unet", "u"], "--student full"),
+        ([*NEEDED, "--log_fd_every", "5"], "--fd_reference"),
+        ([*NEEDED, "--proportion_later_steps", "0.5"], "--lcm_lora"),
     ],
 )
 def test_combinations_that_cannot_work(words, expected):
@@ -88,8 +195,8 @@ def test_combinations_that_cannot_work(words, expected):
 
 
 def test_a_path_that_will_not_be_walked_takes_no_updates():
-    assert parse_args([*NEEDED, *LONG_PATH]).max_train_steps == 20
-    assert parse_args([*NEEDED, "--no_backtracking", "--node_switching", "fixed", *LONG_PATH]).max_train_steps == 20
+    for words in (["--node_switching", "adaptive"], ["--no_backtracking"]):
+        assert parse_args([*NEEDED, *words, *LONG_PATH]).optimization.max_train_steps == 20
 
 
 def test_the_token_is_not_kept():

@@ -3,18 +3,16 @@
 
 import os
 import shutil
+from itertools import chain
 
 import pytest
+import yaml
+from stepping import backtracking, steps
 
-from disback_diffusers.training.arguments import (
-    NOTHING,
-    PATH,
-    RESULT,
-    TEACHER,
-    DistillationArguments,
-    names,
-)
-from disback_diffusers.training.run_folder import different
+from disback_diffusers.errors import UsageError
+from disback_diffusers.training.arguments import DistillationArguments, names
+from disback_diffusers.training.run_folder import RunFolder, different
+from disback_diffusers.training.settings import NOTHING, PATH, RESULT, TEACHER
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def settings(**changes):
 
 def test_every_setting_says_what_it_shapes():
     kinds = [names(shapes=kind) for kind in (TEACHER, PATH, RESULT, NOTHING)]
-    assert sorted(sum(kinds, [])) == sorted(DistillationArguments.defaults())
+    assert sorted(chain(*kinds)) == sorted(DistillationArguments.defaults())
     assert {"adam_beta1", "max_grad_norm", "mixed_precision", "seed"} <= set(kinds[1])
     assert {"learning_rate", "lr_warmup_steps", "ema_decay"} <= set(kinds[2])
     assert {"output_dir", "hub_token", "gradient_checkpointing", "report_to"} <= set(kinds[3])
@@ -82,9 +80,116 @@ def test_what_is_at_fault_is_named_and_nothing_else(folder):
     assert different(before, settings(max_train_steps=2000, **free)) == []
 
 
-def test_a_run_of_an_older_version(folder):
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs of older versions
+
+
+# arguments.yaml as version 0.1 left it, of `--pretrained_teacher_model sd --prompt_dataset p.txt`
+VERSION_0_1 = """
+pretrained_teacher_model: sd
+teacher_revision: null
+variant: null
+pretrained_vae_model_name_or_path: null
+prompt_dataset: p.txt
+caption_column: text
+cache_text_embeddings: 'off'
+output_dir: disback-model
+seed: 0
+resolution: []
+train_batch_size: 8
+gradient_accumulation_steps: 1
+gradient_checkpointing: false
+mixed_precision: 'no'
+allow_tf32: false
+compile: false
+enable_xformers_memory_efficient_attention: false
+student: lora
+student_unet: null
+lcm_lora: null
+lora_rank: 64
+lora_alpha: 64.0
+lora_target_modules:
+- all
+conditioning_timestep: 399
+degradation_steps: 200
+degradation_nodes: 7
+node_spacing: geometric
+degradation_learning_rate: 0.0002
+degradation_path: null
+max_train_steps: 10000
+steps_per_node: 100
+node_switching: adaptive
+no_backtracking: false
+fake_score_init: node
+fake_score_updates_per_step: 1
+gradient_weighting: dmd
+guidance_scale: 2.0
+fake_guidance_scale: 1.0
+guidance_max_timestep: 600
+proportion_empty_prompts: 0.1
+proportion_later_steps: 0.0
+learning_rate: 0.0001
+fake_score_learning_rate: 0.0002
+lr_scheduler: constant
+fake_score_lr_scheduler: null
+lr_warmup_steps: 0
+adam_beta1: 0.9
+adam_beta2: 0.999
+adam_weight_decay: 0.0
+adam_epsilon: 1.0e-08
+max_grad_norm: 1.0
+use_8bit_adam: false
+ema_decay: 0.99
+checkpointing_steps: 500
+checkpoints_total_limit: null
+resume_from_checkpoint: null
+logging_steps: 1
+log_mismatch_every: 0
+log_fd_every: 0
+fd_reference: null
+fd_images: 2000
+report_to: []
+logging_dir: logs
+validation_prompts: []
+validation_steps: 500
+push_to_hub: false
+push_degradation_path: false
+hub_model_id: null
+dry_run: false
+"""
+
+
+def test_a_run_of_version_0_1(folder):
+    before, known = yaml.safe_load(VERSION_0_1), {"conditioning_timestep": 399, "mixed_precision": "no"}
+    now = settings(steps_per_node=100, node_switching="adaptive", **known)
+    assert different(before, now) == []
+    assert different(before, settings(**known)) == ["steps_per_node", "node_switching"]  # have other defaults now
+    for name in before.keys() - set(names(shapes=NOTHING)) - {"max_train_steps"}:
+        assert different(before, {**now, name: "another"}) == [name]
+
+    (folder / "run").mkdir()
+    (folder / "run" / "arguments.yaml").write_text(VERSION_0_1)
+    (folder / "run" / "README.md").touch()
+    RunFolder("run").check(now, resume="latest")
+    with pytest.raises(UsageError, match="--learning_rate is 0.0001 there, 0.1 here"):
+        RunFolder("run").check({**now, "learning_rate": 0.1}, resume="latest")
+
+
+def test_a_run_that_did_not_know_some_settings(folder):
     before = settings()
-    del before["push_degradation_path"], before["guidance_max_timestep"]  # it did not know them
+    del before["push_degradation_path"], before["guidance_max_timestep"]
     before["mixed_precision"] = None  # left to accelerate; the checkpoint has it
     assert different(before, settings(mixed_precision="bf16")) == []
     assert different(before, settings(guidance_max_timestep=500)) == ["guidance_max_timestep"]
+
+
+def test_a_checkpoint_of_version_0_1(make_context, tmp_path):
+    """It had other names for the optimizers' files."""
+    stage = backtracking(make_context(no_backtracking=True))
+    steps(stage, 2)
+    stage.save(tmp_path)
+    for role in ("student", "fake"):
+        (tmp_path / f"optimizer_{role}.pt").rename(tmp_path / f"learner_{role}.pt")
+    other = backtracking(make_context(no_backtracking=True))
+    other.load(tmp_path)
+    assert other.step == 2 and steps(other, 2) == steps(stage, 2)

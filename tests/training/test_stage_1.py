@@ -4,10 +4,8 @@
 import pytest
 import torch
 
-from disback_diffusers.training.distill import stage_1
-from disback_diffusers.training.path import DegradationPath
+from disback_diffusers.training.path import UNTRAINED, DegradationPath
 from disback_diffusers.training.run_folder import RunFolder
-from disback_diffusers.training.trainer import Trainer
 
 
 def start(make_context, tmp_path, **settings):
@@ -15,13 +13,13 @@ def start(make_context, tmp_path, **settings):
     context, folder = make_context(**settings), RunFolder(tmp_path / "run")
     folder.open(context.args.settings())
     try:
-        return context, stage_1(context, folder, Trainer(context, folder, validator=None), checkpoint=None)
+        return context, context.distillation(context.trainer(folder)).stage_1(checkpoint=None)
     finally:
         folder.close()
 
 
 def node(context, i):
-    DegradationPath.load(context.args.output_dir).load_into(context.roles, i)
+    DegradationPath.load(context.args.run.output_dir).load_into(context.roles, i)
     return {key: value.clone() for key, value in context.roles.state_dict("target").items()}
 
 
@@ -49,9 +47,38 @@ def test_it_may_start_as_the_teacher_with_a_path(make_context, tmp_path):
     assert len(path) == 4 and is_teacher(context)
 
 
+def test_of_a_path_that_is_not_walked_only_its_end_is_recorded(make_context, tmp_path):
+    context, path = start(make_context, tmp_path, node_switching="adaptive")
+    assert [n.step for n in path.nodes] == [0, 8] and same(fake(context), node(context, 1))
+
+
+@pytest.mark.parametrize("learned, expected", [(2.0, [0, 8]), (0.9, [0, 2, 4, 8])])
+def test_adaptive_decides_by_how_it_starts(make_context, tmp_path, small_unet, monkeypatch, learned, expected):
+    """Random weights know nothing, and their samples vary less than those of this random teacher."""
+    monkeypatch.setattr("disback_diffusers.training.path.LEARNED", learned)
+    settings = {"student": "full", "student_unet": str(small_unet), "node_switching": "adaptive"}
+    context, path = start(make_context, tmp_path, **settings)
+    assert path.untrained["variation"] < path.untrained["teacher_variation"]
+    assert [n.step for n in path.nodes] == expected
+    assert context.distillation(None).walk(path).numbers == ([0] if len(path) == 2 else [2, 1, 0])
+
+
+def test_how_the_student_started_is_kept_where_it_decides(make_context, tmp_path, small_unet):
+    context, path = start(make_context, tmp_path, student="full", student_unet=str(small_unet))
+    assert tuple(path.untrained) == UNTRAINED and all(value > 0 for value in path.untrained.values())
+    assert path.settings["student_unet"] == context.sources.student.fingerprint(context.student)
+    assert DegradationPath.load(tmp_path / "run").untrained == path.untrained
+
+
+def test_elsewhere_it_is_left_out(make_context, tmp_path):
+    _, path = start(make_context, tmp_path, student="full")
+    assert path.untrained is None and path.settings["student_unet"] is None
+
+
 def test_without_backtracking_nothing_is_recorded(make_context, tmp_path):
     context, path = start(make_context, tmp_path, no_backtracking=True)
     assert path is None and is_teacher(context) and not (tmp_path / "run" / "degradation").exists()
+    assert context.distillation(None).walk(path).numbers == [0]
 
 
 def test_without_backtracking_it_can_be_fitted(make_context, tmp_path):
@@ -73,3 +100,10 @@ def test_a_given_path_is_taken(make_context, tmp_path):
     assert not (tmp_path / "run" / "degradation").exists() and path.settings["seed"] == 3
     path.load_into(context.roles, 3)
     assert same(fake(context), context.roles.state_dict("target"))
+
+
+@pytest.mark.parametrize("stay, expected", [("auto", 5), (2, 2)])
+def test_a_path_is_walked_in_stays_of_one_length(make_context, tmp_path, stay, expected):
+    context, path = start(make_context, tmp_path, steps_per_node=stay, max_train_steps=20)
+    walk = context.distillation(None).walk(path)
+    assert (walk.numbers, walk.steps_per_node) == ([2, 1, 0], expected)

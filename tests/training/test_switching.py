@@ -7,7 +7,7 @@ import torch
 
 from disback_diffusers.errors import UsageError
 from disback_diffusers.training.path import UNTRAINED, DegradationPath
-from disback_diffusers.training.switching import NodeWalk, targets, variation
+from disback_diffusers.training.switching import NodeWalk, count_stays, variation
 
 
 STARTS_AS_THE_TEACHER = "the student starts with the teacher's weights"
@@ -23,6 +23,7 @@ def test_each_node_lasts_its_number_and_the_teacher_for_ever():
     for _ in range(12):
         nodes.append(walk.node)
         before = walk.node
+        assert walk.at_teacher == (walk.node == 0)
         assert walk.advance() == (walk.node != before)
     assert nodes == [2] * 3 + [1] * 3 + [0] * 6
 
@@ -38,34 +39,37 @@ def test_a_walk_goes_on_from_its_state():
 
 
 def test_adaptive_walks_from_a_student_of_its_own_that_knows_nothing_and_varies_less_than_the_teacher():
-    assert make_path("fingerprint", 1.0, 0.9, 1.0).verdict()[0]
-    walked, why = make_path("fingerprint", 1.0, 1.125, 1.0).verdict()
-    assert not walked and "by 1.12, the teacher's by 1 " in why
-    walked, why = make_path("fingerprint", 0.8, 0.9, 1.0).verdict()
-    assert not walked and "has learned: its error is 80% " in why
+    assert make_path("fingerprint", 1.0, 0.9, 1.0).should_walk()[0]
+    walks, why = make_path("fingerprint", 1.0, 1.125, 1.0).should_walk()
+    assert not walks and "by 1.12, the teacher's by 1 " in why
+    walks, why = make_path("fingerprint", 0.8, 0.9, 1.0).should_walk()
+    assert not walks and "has learned: its error is 80% " in why
     for student_unet in (None, False):
-        assert make_path(student_unet, 1.0, 0.9, 1.0).verdict() == (False, STARTS_AS_THE_TEACHER)
+        assert make_path(student_unet, 1.0, 0.9, 1.0).should_walk() == (False, STARTS_AS_THE_TEACHER)
 
 
 @pytest.mark.parametrize("values", [(), (1.0, 0.9), (1.0, float("nan"), 1.0), (None, 0.9, 1.0)])
 def test_adaptive_cannot_do_without_what_decides(values):
     with pytest.raises(UsageError, match="untrained.*adaptive.*fixed"):
-        make_path("fingerprint", *values).verdict()
-    assert make_path(None, *values).verdict() == (False, STARTS_AS_THE_TEACHER)
+        make_path("fingerprint", *values).should_walk()
+    assert make_path(None, *values).should_walk() == (False, STARTS_AS_THE_TEACHER)
 
 
 def test_variation_is_over_the_noise_of_one_prompt():
     """Two prompts far from each other, of standard deviations 0.5 and 1."""
-    draws = torch.randn(1, 4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    samples = torch.cat([100 + 0.5 * draws, draws.flip(1) - 100])
+    noise = torch.randn(1, 4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = torch.cat([100 + 0.5 * noise, noise.flip(1) - 100])
     assert variation(samples) == pytest.approx((0.625) ** 0.5, rel=0.01)
-    assert variation(torch.tensor([[1.0, 3.0]])) == pytest.approx(2**0.5)  # two draws: n - 1
+    assert variation(torch.tensor([[1.0, 3.0]])) == pytest.approx(2**0.5)  # two samples: n - 1
 
 
-def test_fixed_takes_all_but_the_last_and_without_a_path_the_teacher_alone():
-    assert targets(5) == [3, 2, 1, 0]
-    assert targets(1) == targets(2) == [0]
+@pytest.mark.parametrize("nodes, numbers", [(5, [3, 2, 1, 0]), (3, [1, 0]), (2, [0]), (1, [0])])
+def test_a_walk_takes_all_nodes_but_the_last(nodes, numbers):
+    walk = NodeWalk.back_from(nodes, 7)
+    assert (walk.numbers, walk.steps_per_node) == (numbers, 7)
+    assert walk.walks_path == (len(numbers) > 1) and count_stays(nodes) == len(numbers) - 1
 
 
-def test_a_path_that_is_not_walked():
-    assert targets(5, walk=False) == [0]
+def test_without_a_walk_the_teacher_is_the_only_target():
+    walk = NodeWalk.teacher_only()
+    assert (walk.node, walk.walks_path, walk.advance(), walk.node) == (0, False, False, 0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What each of two processes finds, for test_parallel.py: `two_processes.py FOLDER` writes FOLDER/<rank>.pt."""
+"""What each of two processes finds, for test_two_processes.py: `two_processes.py FOLDER` writes FOLDER/<rank>.pt."""
 
 import json
 import math

@@ -1,0 +1,145 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What is opened and checked before weights are loaded."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_students import lora_student, save_peft, save_students
+
+from disback_diffusers.errors import UsageError
+from disback_diffusers.models.families.sdxl import StableDiffusionXL
+from disback_diffusers.training.command_line import parse_args
+from disback_diffusers.training.path import DegradationPath
+from disback_diffusers.training.sources import open_sources
+from disback_diffusers.training.students import FullStudent, LcmLoraStudent, LoraStudent
+
+
+PRESET = Path(__file__).parents[2] / "train_scripts" / "presets" / "sd15_24gb.yaml"
+
+
+@pytest.fixture
+def words(sd_folder, tmp_path):
+    """A command line with the tiny teacher and a file of prompts."""
+    (tmp_path / "p.txt").write_text("\n".join(f"a red cat {i}" for i in range(20)))
+    return ["--pretrained_teacher_model", str(sd_folder), "--prompt_dataset", str(tmp_path / "p.txt")]
+
+
+@pytest.mark.parametrize("preset", [[], ["--config", str(PRESET)]])
+@pytest.mark.parametrize("lcm, timestep", [(False, 399), (True, 999)])
+def test_the_timestep_is_that_of_the_student_s_kind(words, sd_folder, tmp_path, preset, lcm, timestep):
+    if lcm:
+        save_peft(tmp_path / "lcm", lora_student(sd_folder))
+        words = [*words, "--lcm_lora", str(tmp_path / "lcm")]
+    args = parse_args([*preset, *words])
+    open_sources(args)
+    assert args.student.conditioning_timestep == timestep
+    args = parse_args([*preset, *words, "--conditioning_timestep", "99"])
+    open_sources(args)
+    assert args.student.conditioning_timestep == 99
+
+
+def test_a_student_is_of_the_kind_that_was_asked_for(make_args, sd_folder, small_unet, tmp_path):
+    save_peft(tmp_path / "lcm", lora_student(sd_folder))
+    other = {"student": "full", "student_unet": str(small_unet)}
+    kinds = [({}, LoraStudent), ({"student": "full"}, FullStudent), (other, FullStudent)]
+    for settings, kind in [*kinds, ({"lcm_lora": str(tmp_path / "lcm")}, LcmLoraStudent)]:
+        assert type(open_sources(make_args(**settings)).student) is kind
+
+
+def test_prompts_are_shown_as_given_or_spread_over_the_data(words, tmp_path):
+    def shown(*more):
+        return open_sources(parse_args([*words, *more])).shown
+
+    assert shown() == [f"a red cat {i}" for i in (0, 2, 5, 7, 10, 12, 15, 17)]
+    assert shown("--validation_prompts", "a dog", "a cat") == ["a dog", "a cat"]
+    (tmp_path / "shown.txt").write_text("a bird\na fish\n")
+    assert shown("--validation_prompts", str(tmp_path / "shown.txt")) == ["a bird", "a fish"]
+
+
+def test_prompts_longer_than_what_is_read_are_counted(make_args, tmp_path):
+    (tmp_path / "long.txt").write_text("a cat\n" + "red " * 90 + "\na dog\n")
+    assert open_sources(make_args(prompt_dataset=str(tmp_path / "long.txt"))).long_prompts == 1
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"pretrained_teacher_model": "no/such/folder"}, "--pretrained_teacher_model no/such/folder "),
+        ({"prompt_dataset": None}, "--prompt_dataset is required"),
+        ({"prompt_dataset": "no.txt"}, "no.txt"),
+        ({"conditioning_timestep": 1000}, "--conditioning_timestep 1000 is outside"),
+        ({"resolution": ["15"]}, "--resolution 15 must be a multiple"),
+        ({"validation_scheduler": "NoSuchScheduler"}, "--validation_scheduler NoSuchScheduler cannot"),
+        ({"student": "full", "student_unet": "no/such/unet"}, "--student_unet no/such/unet"),
+        ({"lcm_lora": "./no-such-lora"}, "--lcm_lora ./no-such-lora is no LoRA"),
+        ({"log_fd_every": 1, "fd_reference": "no.safetensors"}, "--fd_reference no.safetensors"),
+        ({"degradation_path": "no-such-path"}, "--degradation_path no-such-path"),
+    ],
+)
+def test_what_cannot_be_opened_is_named_by_its_flag(make_args, settings, expected):
+    with pytest.raises(UsageError, match=f"^{expected}" if expected.startswith("--") else expected):
+        open_sources(make_args(**settings))
+
+
+def test_a_teacher_of_another_family_is_refused(make_args, sdxl_folder):
+    with pytest.raises(UsageError, match="is a StableDiffusionPipeline; expected is a StableDiffusionXLPipeline"):
+        open_sources(make_args(), [StableDiffusionXL])
+    family = open_sources(make_args(pretrained_teacher_model=str(sdxl_folder)), [StableDiffusionXL]).family
+    assert type(family) is StableDiffusionXL
+
+
+def test_a_student_of_ours_is_no_lcm_lora(make_args, sd_folder, tmp_path):
+    folders, _ = save_students(sd_folder, tmp_path / "students")
+    with pytest.raises(UsageError, match="--lcm_lora .* did not start as an LCM-LoRA"):
+        open_sources(make_args(lcm_lora=str(folders["lora"])))
+    (folders["lora"] / "disback_config.json").unlink()
+    assert type(open_sources(make_args(lcm_lora=str(folders["lora"]))).student) is LcmLoraStudent
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A given path
+
+
+@pytest.fixture
+def given_path(make_context, tmp_path):
+    """A function from changes of a recorded path to its folder."""
+    context = make_context()
+    path = DegradationPath(tmp_path / "recorded", context.roles.fingerprint, {"conditioning_timestep": 399})
+    path.start()
+    for step in (2, 4, 8):
+        path.add(context.roles, step)
+
+    def change(complete=True, **settings):
+        folder = tmp_path / "given"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "recorded", folder)
+        changed = DegradationPath.load(folder)
+        changed.complete, changed.settings = complete, {**changed.settings, **settings}
+        changed.write_manifest()
+        return str(folder)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"complete": False}, "was not recorded to its end"),
+        ({"conditioning_timestep": 599}, "--conditioning_timestep 599, here it is 399"),
+        ({"lcm_lora": "l"}, "one of the two starts as an --lcm_lora"),
+        ({"student_unet": "fingerprint"}, "--student_unet is not the same"),
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused(make_args, given_path, changes, expected):
+    with pytest.raises(UsageError, match=f"--degradation_path .*{expected}"):
+        open_sources(make_args(degradation_path=given_path(**changes)))
+
+
+def test_a_path_has_to_leave_updates_for_the_teacher(make_args, given_path):
+    """Its own nodes count, and not --degradation_nodes; where it is not walked, none."""
+    settings = {"degradation_path": given_path(), "degradation_nodes": 1, "steps_per_node": 2}
+    assert len(open_sources(make_args(max_train_steps=5, **settings)).path) == 4
+    with pytest.raises(UsageError, match="2 nodes take --steps_per_node 2 each, 4 together"):
+        open_sources(make_args(max_train_steps=4, **settings))
+    open_sources(make_args(max_train_steps=4, node_switching="adaptive", **settings))
