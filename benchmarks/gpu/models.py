@@ -5,7 +5,6 @@ Only config files are written. Weights are made on the device itself, so that no
 """
 
 import json
-from functools import partial
 
 import torch
 from diffusers import (

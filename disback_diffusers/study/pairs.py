@@ -95,7 +95,7 @@ def fingerprint(pairs: list[Pair]) -> str:
     try:
         contents = [[hashlib.sha256(file.read_bytes()).hexdigest() for file in (pair.a, pair.b)] for pair in pairs]
     except OSError as error:
-        raise UsageError(f"{error.filename} cannot be read ({error.strerror}): mend it.") from None
+        raise UsageError(f"{error.filename} cannot be read ({error.strerror}): repair it.") from None
     rows = [[pair.name, pair.prompt, *sums] for pair, sums in zip(pairs, contents)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

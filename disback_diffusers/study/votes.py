@@ -87,9 +87,9 @@ def read_votes(file: Path) -> tuple[dict[str, dict], int]:
         if None in votes:
             raise ValueError
     except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}): mend it.") from None
+        raise UsageError(f"{file} cannot be read ({error.strerror}): repair it.") from None
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{file}: line {number} is no vote: mend it, or move the file away.") from None
+        raise UsageError(f"{file}: line {number} is no vote: repair it, or move the file away.") from None
     return votes, len(complete)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Which images are drawn, from which noise; and what they are cut to before they are measured."""
+"""Which images are generated, from which noise; and what they are cut to before they are measured."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from disback_diffusers.evaluation.images import prepare
 from disback_diffusers.files import weights_digest
 
 
-def test_each_process_draws_its_share_and_each_image_has_noise_of_its_own(sd_folder, tmp_path):
+def test_each_process_generates_its_share_and_each_image_has_noise_of_its_own(sd_folder, tmp_path):
     pipeline = StableDiffusionPipeline.from_pretrained(sd_folder)
     generation = Generation(tmp_path, ["a red cat"] * 5, {"seed": 7})
     call = {"num_inference_steps": 1, "guidance_scale": 1}
@@ -25,7 +25,7 @@ def test_each_process_draws_its_share_and_each_image_has_noise_of_its_own(sd_fol
     assert np.abs(images[3].astype(int) - np.array(alone)).max() <= 1
 
 
-def test_a_digest_tells_trainings_apart(tmp_path):
+def test_a_digest_distinguishes_trainings(tmp_path):
     file, found = tmp_path / "unet" / "model.safetensors", set()
     file.parent.mkdir()
     for content in (bytes(3 << 20), b"1" + bytes(3 << 20), b"1" + bytes((3 << 20) - 1), bytes((3 << 20) - 1) + b"1"):

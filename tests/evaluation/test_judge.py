@@ -13,7 +13,7 @@ from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.models.embedded import EMBEDDED, FOLDER, PROMPTS, REFERENCE, resolve
 
 
-DATA = Path(__file__).parents[2] / "train_scripts" / "data" / "noto_emoji_32.parquet"
+DATA = Path(__file__).parents[2] / "examples" / "data" / "noto_emoji_32.parquet"
 
 
 @pytest.fixture(scope="module")

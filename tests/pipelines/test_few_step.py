@@ -9,14 +9,18 @@ from diffusers import DiffusionPipeline, LCMScheduler
 from tiny_students import RANK
 
 from disback_diffusers import DisBackPipeline, UsageError
-from disback_diffusers.hub import write_artefact_config
+from disback_diffusers.artifact.layout import write_config
+
+
+LATER = (879, 759, 639, 499, 379, 259, 139)  # of 8 steps
 
 
 def lcm_student(family, folder, timestep=999, later=0.25):
     """The folder of the LoRA student as train_disback_lcm_lora.py would describe it."""
     shutil.copytree(family.folders["lora"], folder)
-    config = {"base_model": str(family.base), "student": "lora", "lora_rank": RANK, "conditioning_timestep": timestep}
-    write_artefact_config(folder, {**config, "method": {"proportion_later_steps": later}})
+    timesteps = [timestep, *(t for t in LATER if later and t < timestep)]
+    config = {"base_model": str(family.base), "student": "lora", "lora_rank": RANK, "timesteps": timesteps}
+    write_config(folder, {**config, "method": {"proportion_later_steps": later}})
     return folder
 
 

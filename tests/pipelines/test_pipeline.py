@@ -19,7 +19,7 @@ from tiny_models import SCHEDULER, build_sd, save_sd
 from tiny_students import TIMESTEP, noise, save_students, write_config
 
 from disback_diffusers import DisBackPipeline, NoiseSchedule, RunError, UsageError
-from disback_diffusers.hub import CONFIG_NAME, LORA_NAME
+from disback_diffusers.files import CONFIG_NAME, LORA_NAME
 from disback_diffusers.pipelines.schedulers import one_step_scheduler
 
 
@@ -62,7 +62,7 @@ def pipe(epsilon):
 
 @pytest.fixture
 def lora(epsilon, tmp_path):
-    """A copy of the LoRA artefact to change."""
+    """A copy of the LoRA artifact to change."""
     return shutil.copytree(epsilon.folders["lora"], tmp_path / "lora")
 
 
@@ -132,7 +132,7 @@ def test_loading_and_calling_is_one_forward_without_a_warning(epsilon, warned):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Three kinds of artefact
+# Three kinds of artifact
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -261,22 +261,22 @@ def test_base_comes_from_the_argument_then_the_config_then_the_card(epsilon, lor
 
 
 def test_recorded_revision_is_that_of_the_recorded_base(lora):
-    from disback_diffusers.artifact.load import Artefact
+    from disback_diffusers.artifact.load import Artifact
 
     write_config(lora, "lora", "owner/base", base_revision="v1")
-    artefact = Artefact.find(str(lora))
-    assert artefact.base() == ("owner/base", "v1", None)
-    assert artefact.base("owner/base") == ("owner/base", "v1", None)
-    assert artefact.base("owner/base", "v2") == ("owner/base", "v2", None)
-    assert artefact.base("owner/other") == ("owner/other", None, None)
+    artifact = Artifact.find(str(lora))
+    assert artifact.base() == ("owner/base", "v1", None)
+    assert artifact.base("owner/base") == ("owner/base", "v1", None)
+    assert artifact.base("owner/base", "v2") == ("owner/base", "v2", None)
+    assert artifact.base("owner/other") == ("owner/other", None, None)
 
 
 def test_embedded_base(lora):
     from disback_diffusers.models.embedded import resolve
-    from disback_diffusers.artifact.load import Artefact
+    from disback_diffusers.artifact.load import Artifact
 
     write_config(lora, "lora", "embedded")
-    assert Artefact.find(str(lora)).base() == (resolve("embedded"), None, None)
+    assert Artifact.find(str(lora)).base() == (resolve("embedded"), None, None)
 
 
 def test_without_a_config_the_usual_timestep_is_taken_with_a_warning(epsilon, lora, warned):
@@ -290,7 +290,7 @@ def test_without_a_config_the_usual_timestep_is_taken_with_a_warning(epsilon, lo
 # What cannot be loaded
 
 
-def test_no_artefact(tmp_path):
+def test_no_artifact(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
     with pytest.raises(UsageError, match=f"{LORA_NAME}.*UNet2DConditionModel"):
         DisBackPipeline.from_pretrained(tmp_path)
@@ -311,11 +311,13 @@ def test_not_in_the_cache_and_offline():
     "text, words",
     [
         ('{"format": 1, "conditioning_timestep": 39', "is broken"),
-        ('{"format": 2, "conditioning_timestep": 399}', "has format 2"),
+        ('{"format": 3, "timesteps": [399]}', "has format 3"),
         ('{"conditioning_timestep": 399}', "has format None"),
         ("[]", "has format None"),
-        ('{"format": 1}', "conditioning_timestep None"),
-        ('{"format": 1, "conditioning_timestep": "399"}', "conditioning_timestep '399'"),
+        ('{"format": 1}', r"has timesteps \[None\]"),
+        ('{"format": 1, "conditioning_timestep": "399"}', "timesteps \\['399'\\]"),
+        ('{"format": 2, "timesteps": []}', r"timesteps \[\]"),
+        ('{"format": 2, "timesteps": [399, 499]}', r"timesteps \[399, 499\]"),
     ],
 )
 def test_bad_config(lora, text, words):
@@ -464,14 +466,14 @@ def test_save_fuses_the_lora_and_leaves_the_pipeline_as_it_was(epsilon, tmp_path
     assert torch.allclose(image(again), before, atol=1e-4)
 
 
-def test_saved_config_tells_where_the_student_came_from(epsilon, tmp_path):
+def test_saved_config_says_where_the_student_came_from(epsilon, tmp_path):
     DisBackPipeline.from_pretrained(epsilon.folders["lora"]).save_pretrained(tmp_path)
     assert json.loads((tmp_path / CONFIG_NAME).read_text()) == {
-        "format": 1,
+        "format": 2,
         "base_model": None,  # it is a local folder
         "pipeline": "StableDiffusionPipeline",
         "student": "full",
-        "conditioning_timestep": TIMESTEP,
+        "timesteps": [TIMESTEP],
         "method": {"prompt_dataset": "prompts.txt"},
     }
     index = json.loads((tmp_path / "model_index.json").read_text())
@@ -504,7 +506,7 @@ def test_save_with_a_compiled_unet(epsilon, tmp_path):
 
 
 @pytest.mark.parametrize("kind, name", [("lora", LORA_NAME), ("unet", "unet/diffusion_pytorch_model.safetensors")])
-def test_a_truncated_file_is_told_as_such(epsilon, tmp_path, kind, name):
+def test_a_truncated_file_is_reported_as_such(epsilon, tmp_path, kind, name):
     file = shutil.copytree(epsilon.folders[kind], tmp_path / kind) / name
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(UsageError, match=f"{kind}/{name.split('/')[0]}.* cannot be read .*download it again"):

@@ -83,9 +83,9 @@ def test_pipeline_gives_what_was_trained(students, pipe):
     base, _, roles = students
     teacher, z = open_teacher(str(base)), noise()
     (bucket,) = teacher.buckets([])
-    conditioning = teacher.load_encoder("cpu")([PROMPT]).told(bucket.added)
+    conditions = teacher.load_encoder("cpu")([PROMPT]).joined(bucket.conditions)
     with torch.no_grad():
-        output = roles.network(z, TIMESTEP, **conditioning.kwargs()).sample
+        output = teacher.call(roles.network, z, TIMESTEP, conditions)
     schedule = NoiseSchedule.from_scheduler(teacher.scheduler_config)
     latents = pipe(PROMPT, latents=z, output_type="latent").images
     torch.testing.assert_close(latents, schedule.to_x0(output, z, TIMESTEP), atol=1e-4, rtol=1e-4)
@@ -96,9 +96,9 @@ def test_the_empty_prompt_is_zeros_as_in_the_stock_pipeline(students):
     empty, cat = teacher.load_encoder("cpu")(["", "a cat"])[0:1], teacher.load_encoder("cpu")(["", "a cat"])[1:2]
     stock = load(students[0], StableDiffusionXLPipeline)
     embeds, negative, pooled, negative_pooled = stock.encode_prompt("a cat")
-    assert torch.equal(empty.hidden_states, negative) and torch.equal(empty.added["text_embeds"], negative_pooled)
-    torch.testing.assert_close(cat.hidden_states, embeds)
-    torch.testing.assert_close(cat.added["text_embeds"], pooled)
+    assert torch.equal(empty.tensors["text"], negative) and torch.equal(empty.tensors["pooled"], negative_pooled)
+    torch.testing.assert_close(cat.tensors["text"], embeds)
+    torch.testing.assert_close(cat.tensors["pooled"], pooled)
 
 
 @pytest.mark.parametrize(

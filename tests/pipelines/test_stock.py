@@ -22,7 +22,7 @@ from tiny_models import build_sd, save_sd
 from tiny_students import TIMESTEP, save_students
 
 from disback_diffusers import DisBackPipeline, UsageError
-from disback_diffusers.hub import CONFIG_NAME
+from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.pipelines import DisBackXLPipeline
 from disback_diffusers.pipelines.schedulers import one_step_timestep
 

@@ -113,11 +113,15 @@ def test_a_pipeline_takes_steps_and_guidance_and_a_student_does_not(folder):
         refuses(*words, expected=["--num_inference_steps 2: this student was trained for 1"])
 
 
-def test_an_lcm_student_in_the_steps_it_was_trained_for(folder):
+@pytest.mark.parametrize("format", [1, 2])
+def test_an_lcm_student_in_the_steps_it_was_trained_for(folder, format):
     """Only the configuration says that it is one."""
+    old = {"format": 1, "conditioning_timestep": 999, "method": {"proportion_later_steps": 0.25}}
+    new = {"format": 2, "timesteps": [999, 879, 759, 639, 499, 379, 259, 139]}
     file = folder / "student/disback_config.json"
-    config = {**json.loads(file.read_text()), "conditioning_timestep": 999}
-    file.write_text(json.dumps({**config, "method": {"proportion_later_steps": 0.25}}))
+    config = json.loads(file.read_text())
+    config.pop("timesteps")
+    file.write_text(json.dumps({**config, **(old if format == 1 else new)}))
     words = [*STUDENT, *REFERENCE, "--num_inference_steps"]
     finish(*words, "4")
     refuses(*words, "3", "--output_dir", "three", expected=["--num_inference_steps 3", "1 or 2 or 4 or 8"])

@@ -12,7 +12,7 @@ from script_runs import LCM_SCRIPT, Trap, differences, quick_words, result, star
 from tiny_students import lora_student, noise, save_kohya, save_peft
 
 from disback_diffusers import DisBackPipeline
-from disback_diffusers.files import LORA_NAME
+from disback_diffusers.files import CONFIG_NAME, LORA_NAME
 
 
 LATEST = "--resume_from_checkpoint latest".split()
@@ -47,6 +47,8 @@ def test_the_result_is_an_lcm_lora_of_the_same_layout(files, sd_folder, save):
     finish([*words, *LATEST])
     assert differences(result("out"), result("whole")) == []
 
+    config = json.loads((files / "out" / CONFIG_NAME).read_text())
+    assert (config["format"], config["timesteps"]) == (2, [999, 879, 759, 639, 499, 379, 259, 139])
     before, after = load_file(file), load_file(files / "out" / LORA_NAME)
     assert before.keys() == after.keys()
     assert all(before[key].dtype == after[key].dtype and before[key].shape == after[key].shape for key in before)

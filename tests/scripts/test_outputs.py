@@ -1,7 +1,9 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What a run shows while it goes on (bar, log, pictures, trackers), and what it leaves."""
 
+import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tiny_models import save_sd
 from tiny_students import noise
 
 from disback_diffusers import DisBackPipeline
-from disback_diffusers.files import LORA_NAME
+from disback_diffusers.files import CONFIG_NAME, LORA_NAME
 
 
 def finish(*words):
@@ -62,6 +64,8 @@ def check_artifact(teacher, kind):
         saved = load_file("out/unet/diffusion_pytorch_model.safetensors")
         unet = UNet2DConditionModel.from_pretrained("out", subfolder="unet")
         plain = StableDiffusionPipeline.from_pretrained(teacher, unet=unet)
+    config = json.loads((Path("out") / CONFIG_NAME).read_text())
+    assert (config["format"], config["timesteps"], config["student"]) == (2, [399], kind)
     assert len(saved) == len(last)
     for value in saved.values():
         assert any(value.shape == other.shape and torch.equal(value, other) for other in last.values())

@@ -1,11 +1,14 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What --dry_run computes, against a run's own tensors."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from disback_diffusers.training.activations import saved_bytes
+from disback_diffusers.training.path import DegradationPath, Node
 from disback_diffusers.training.plan import Plan
 from disback_diffusers.training.sources import open_sources
 
@@ -126,6 +129,16 @@ def test_the_work_of_a_run(make_plan, small_unet):
     assert work(node_switching="adaptive", **other)[0] == ["8 updates", "3 nodes"]
     assert "of 7 forwards" in work(guidance_scale=2.0, fake_guidance_scale=1.5)[1]
     assert "of 9 forwards" in work(fake_score_updates_per_step=3)[1]
+
+
+@pytest.mark.parametrize("switching, walked", [("fixed", ", 3 x 2 of them at nodes of the path"), ("adaptive", "")])
+def test_a_given_path_is_reused(make_args, switching, walked):
+    args = make_args(node_switching=switching)
+    sources = open_sources(args)
+    sources.path = DegradationPath(Path("p"), "base", nodes=[Node(step) for step in range(5)])
+    rows = dict(Plan(args, sources, torch.float32).rows())
+    assert rows["stage 1"].startswith("reused from p, 4 nodes, ")
+    assert rows["stage 2"] == f"8 updates of 5 forwards of the network a sample{walked}"
 
 
 def test_the_verdict_without_a_gpu(make_plan):
