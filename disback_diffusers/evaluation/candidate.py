@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
 from ..artifact.load import Artifact, student_settings
-from ..errors import UsageError, one_line
+from ..errors import UsageError, one_line, with_flags
 from ..files import weights_digest
 from ..models.embedded import resolve
 from ..models.pipeline_files import INDEX_NAME, weights_hint
@@ -123,7 +123,7 @@ def load_pipeline(args: argparse.Namespace) -> tuple[DiffusionPipeline, dict]:
         pipeline = DiffusionPipeline.from_pretrained(model, **loading)
         pipeline.to("cpu")  # fails where weights are missing
     except Exception as error:  # of four libraries
-        hint = weights_hint(model, loading["variant"])
+        hint = with_flags(weights_hint(model, loading["variant"]) or "")
         raise UsageError(f"{args.model} is no pipeline that diffusers loads: {hint or one_line(error)}") from None
     if getattr(pipeline, "safety_checker", None):
         pipeline.safety_checker = None  # an image it blackens says nothing about the model

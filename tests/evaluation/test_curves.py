@@ -67,7 +67,7 @@ def test_seconds_are_of_both_stages_and_of_steps_without_a_line(tmp_path):
     assert [line["seconds"] for records in stages.values() for line in records] == [6, 7, 17, 25]
 
 
-def test_labels_do_not_lie_on_each_other(tmp_path):
+def test_labels_do_not_overlap(tmp_path):
     run = write_log(tmp_path / "run")
     last = {"stage": "backtracking", "node": 0, "step": 1000, "gap": 0.1, "seconds_per_step": 1.0}
     with open(run / "log.jsonl", "a") as log:

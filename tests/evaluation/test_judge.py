@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The embedded judge and teacher, as they lie in the package."""
+"""The embedded judge and teacher, as they are in the package."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_it_knows_the_real_emoji_by_their_names(judge, pairs):
     assert judge.retrieval(features.roll(822, dims=0), text) < 0.05  # neighbours are much alike
 
 
-def test_it_tells_noise_and_wrong_colours_from_emoji(judge, pairs):
+def test_it_distinguishes_noise_and_wrong_colours_from_emoji(judge, pairs):
     images, _ = pairs
     noisy = (images + torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) * 0.5).clamp(0, 1)
     inverted = 1 - images
@@ -64,7 +64,7 @@ def test_the_embedded_files_are_small_safetensors_in_half_precision():
     assert not [file for file in FOLDER.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
 
-def test_the_teacher_draws_what_it_is_asked_for(judge):
+def test_the_teacher_shows_what_it_is_asked_for(judge):
     pipeline = StableDiffusionPipeline.from_pretrained(resolve(EMBEDDED))
     pipeline.set_progress_bar_config(disable=True)
     prompts = PROMPTS.read_text(encoding="utf-8").splitlines()

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Kernel distance against torchmetrics and against its closed form; coverage metrics against points one can draw."""
+"""Kernel distance against torchmetrics and against its closed form; coverage metrics against points on a line."""
 
 import pytest
 import torch
@@ -33,10 +33,10 @@ def test_coverage_metrics_of_points_on_a_line():
     """Real at 0, 1, 2, 10: with one neighbour the radii are 1, 1, 1, 8."""
     real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     found = coverage_metrics(torch.tensor([[0.5], [2.5], [30.0]]), real, k=1)
-    # 0.5 lies in the balls of 0 and 1; 2.5 in those of 2 and 10; 30 in none. Radii of the generated: 2, 2, 27.5.
+    # 0.5 is in the balls of 0 and 1; 2.5 in those of 2 and 10; 30 in none. Radii of the generated: 2, 2, 27.5.
     assert found["precision"] == pytest.approx(2 / 3) and found["density"] == pytest.approx(4 / 3)
     assert found["coverage"] == 1.0  # each real ball holds one
-    assert found["recall"] == 1.0  # 0, 1 and 2 lie within 2 of 0.5; 10 within 27.5 of 30
+    assert found["recall"] == 1.0  # 0, 1 and 2 are within 2 of 0.5; 10 within 27.5 of 30
     near = coverage_metrics(torch.tensor([[0.4], [0.5]]), real, k=1)
     assert near["recall"] == 0.0 and near["coverage"] == 0.5 and near["precision"] == 1.0
 

@@ -41,14 +41,14 @@ def warned(caplog):
 
 
 @pytest.fixture(scope="session")
-def draw():
-    """A function that draws an image from fixed noise, as a tensor (1, 3, 32, 32)."""
+def generate():
+    """A function that generates an image from fixed noise, as a tensor (1, 3, 32, 32)."""
 
-    def draw(pipe, prompt=PROMPT, n=1, **kwargs):
+    def generate(pipe, prompt=PROMPT, n=1, **kwargs):
         pipe.set_progress_bar_config(disable=True)
         return pipe(prompt, **{"latents": noise(n), "output_type": "pt", **kwargs}).images
 
-    return draw
+    return generate
 
 
 @pytest.fixture

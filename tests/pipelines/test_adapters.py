@@ -51,31 +51,31 @@ def both(family, styles):
 ONE_STEP = {"num_inference_steps": 1, "timesteps": [399], "guidance_scale": 0}
 
 
-def test_the_student_stays_active_beside_a_style(pipe, both, styles, draw, difference):
-    alone = draw(pipe)
+def test_the_student_stays_active_beside_a_style(pipe, both, styles, generate, difference):
+    alone = generate(pipe)
     pipe.load_lora_weights(styles[0], adapter_name="style")
     assert pipe.get_active_adapters() == ["disback", "style"]
-    assert difference(draw(pipe), draw(both, **ONE_STEP)) < 1e-5
-    assert difference(draw(pipe), alone) > 1e-3
+    assert difference(generate(pipe), generate(both, **ONE_STEP)) < 1e-5
+    assert difference(generate(pipe), alone) > 1e-3
     pipe.set_adapters(["disback", "style"], [1.0, 0.0])
-    assert difference(draw(pipe), alone) < 1e-6
+    assert difference(generate(pipe), alone) < 1e-6
 
 
-def test_a_second_style_joins_and_keeps_their_strengths(pipe, styles, draw, difference):
+def test_a_second_style_joins_and_keeps_their_strengths(pipe, styles, generate, difference):
     pipe.load_lora_weights(styles[0], adapter_name="style")
     pipe.set_adapters(["disback", "style"], [0.9, 0.5])
-    before = draw(pipe)
+    before = generate(pipe)
     pipe.load_lora_weights(styles[1])
     assert acting_adapters(pipe.unet) == ["disback", "style", "default_2"]
     assert acting_adapters(pipe.text_encoder) == ["default_2"]
-    assert difference(draw(pipe), before) > 1e-3
+    assert difference(generate(pipe), before) > 1e-3
     pipe.delete_adapters("default_2")
-    assert difference(draw(pipe), before) < 1e-6
+    assert difference(generate(pipe), before) < 1e-6
 
 
 @pytest.mark.parametrize("how", ["named", "off", "weaker"])
-def test_unloading_leaves_the_student(pipe, styles, draw, difference, how):
-    alone = draw(pipe)
+def test_unloading_leaves_the_student(pipe, styles, generate, difference, how):
+    alone = generate(pipe)
     for i, style in enumerate(styles):
         pipe.load_lora_weights(style, adapter_name=f"style_{i}")
     if how == "off":
@@ -84,34 +84,34 @@ def test_unloading_leaves_the_student(pipe, styles, draw, difference, how):
         pipe.set_adapters(["disback", "style_0"], [1.0, 0.3])
     pipe.unload_lora_weights()
     assert pipe.get_list_adapters()["unet"] == ["disback"] and not acting_adapters(pipe.text_encoder)
-    assert difference(draw(pipe), alone) < 1e-6
+    assert difference(generate(pipe), alone) < 1e-6
     pipe.load_lora_weights(styles[0])  # and once more
     assert pipe.get_active_adapters()[0] == "disback"
 
 
-def test_fused_and_unloaded(pipe, styles, both, draw, difference, warned):
-    expected = draw(both, **ONE_STEP)
+def test_fused_and_unloaded(pipe, styles, both, generate, difference, warned):
+    expected = generate(both, **ONE_STEP)
     pipe.load_lora_weights(styles[0])
     pipe.fuse_lora(components=["unet"])
-    assert difference(draw(pipe), expected) < 1e-5
+    assert difference(generate(pipe), expected) < 1e-5
     pipe.unload_lora_weights()
-    assert pipe.get_list_adapters() == {} and difference(draw(pipe), expected) < 1e-5
+    assert pipe.get_list_adapters() == {} and difference(generate(pipe), expected) < 1e-5
     assert not any("disback" in message for message in warned())
 
 
-def test_a_style_after_the_student_was_fused(pipe, styles, both, draw, difference):
+def test_a_style_after_the_student_was_fused(pipe, styles, both, generate, difference):
     pipe.fuse_lora(components=["unet"])
     pipe.load_lora_weights(styles[0])
-    assert difference(draw(pipe), draw(both, **ONE_STEP)) < 1e-5
+    assert difference(generate(pipe), generate(both, **ONE_STEP)) < 1e-5
 
 
-def test_a_student_of_another_kind_takes_styles_as_diffusers_does(family, styles, both, draw, difference):
+def test_a_student_of_another_kind_takes_styles_as_diffusers_does(family, styles, both, generate, difference):
     pipe = DisBackPipeline.from_pretrained(family.folders["unet"])
-    alone = draw(pipe)
+    alone = generate(pipe)
     pipe.load_lora_weights(styles[0])
-    assert difference(draw(pipe), draw(both, **ONE_STEP)) < 1e-5
+    assert difference(generate(pipe), generate(both, **ONE_STEP)) < 1e-5
     pipe.unload_lora_weights()
-    assert pipe.get_list_adapters() == {} and difference(draw(pipe), alone) < 1e-6
+    assert pipe.get_list_adapters() == {} and difference(generate(pipe), alone) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_a_student_of_another_kind_takes_styles_as_diffusers_does(family, styles
                  lambda pipe: pipe.fuse_lora(components=["unet"], adapter_names=["style"]),
                  lambda pipe: pipe.set_adapters(["disback", "style"], [0.0, 1.0])]
 )  # fmt: skip
-def test_the_undistilled_base_is_not_drawn_without_a_word(pipe, styles, draw, warned, turn_off):
+def test_the_undistilled_base_is_not_used_without_a_word(pipe, styles, generate, warned, turn_off):
     pipe.load_lora_weights(styles[0], adapter_name="style")
-    draw(pipe)
+    generate(pipe)
     assert not any("disback" in message for message in warned())
     turn_off(pipe)
-    draw(pipe)
+    generate(pipe)
     assert any('LoRA "disback" is not active' in message for message in warned())
 
 
@@ -143,18 +143,18 @@ def test_deleting_the_student_is_said(pipe, styles, warned):
     assert any('LoRA "disback" is deleted' in message for message in warned())
 
 
-def test_one_scale_for_all_loras_is_refused(pipe, styles, draw, difference):
-    weaker = draw(pipe, cross_attention_kwargs={"scale": 0.5})
+def test_one_scale_for_all_loras_is_refused(pipe, styles, generate, difference):
+    weaker = generate(pipe, cross_attention_kwargs={"scale": 0.5})
     pipe.set_adapters("disback", 0.5)
-    assert difference(weaker, draw(pipe)) < 1e-5
+    assert difference(weaker, generate(pipe)) < 1e-5
     pipe.load_lora_weights(styles[0])
     with pytest.raises(UsageError, match=r'"scale": 0.5.* would weaken the student .*set_adapters'):
-        draw(pipe, cross_attention_kwargs={"scale": 0.5})
-    draw(pipe, cross_attention_kwargs={"scale": 1.0})
+        generate(pipe, cross_attention_kwargs={"scale": 0.5})
+    generate(pipe, cross_attention_kwargs={"scale": 1.0})
 
 
 @pytest.mark.parametrize("state", ["both", "both, text encoder", "weaker", "student off", "all off", "fused"])
-def test_what_is_saved_draws_what_the_pipeline_draws(pipe, styles, tmp_path, draw, difference, state):
+def test_what_is_saved_generates_what_the_pipeline_generates(pipe, styles, tmp_path, generate, difference, state):
     pipe.load_lora_weights(styles[state == "both, text encoder"], adapter_name="style")
     if state == "weaker":
         pipe.set_adapters(["disback", "style"], [1.0, 0.3])
@@ -164,12 +164,12 @@ def test_what_is_saved_draws_what_the_pipeline_draws(pipe, styles, tmp_path, dra
         pipe.disable_lora()
     elif state == "fused":
         pipe.fuse_lora(components=["unet"])
-    expected, active = draw(pipe), pipe.get_active_adapters()
+    expected, active = generate(pipe), pipe.get_active_adapters()
     pipe.save_pretrained(tmp_path)
-    assert pipe.get_active_adapters() == active and difference(draw(pipe), expected) < 1e-6
+    assert pipe.get_active_adapters() == active and difference(generate(pipe), expected) < 1e-6
     for cls in (DisBackPipeline, DiffusionPipeline):
         saved = cls.from_pretrained(tmp_path)
-        assert saved.get_list_adapters() == {} and difference(draw(saved), expected) < 1e-5
+        assert saved.get_list_adapters() == {} and difference(generate(saved), expected) < 1e-5
     is_student = state not in ("student off", "all off")  # what has no student in it has no card that says so
     assert [(tmp_path / name).exists() for name in ("README.md", "disback_config.json")] == [is_student] * 2
 

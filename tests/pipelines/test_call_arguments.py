@@ -42,14 +42,14 @@ STOCK_XL = [
 
 
 @pytest.mark.parametrize("arguments", STOCK, ids=",".join)
-def test_what_changes_nothing_is_accepted(pipe, draw, arguments):
-    assert torch.equal(draw(pipe, ["a cat", "a dog"], n=2, **arguments), draw(pipe, ["a cat", "a dog"], n=2))
+def test_what_changes_nothing_is_accepted(pipe, generate, arguments):
+    assert torch.equal(generate(pipe, ["a cat", "a dog"], n=2, **arguments), generate(pipe, ["a cat", "a dog"], n=2))
 
 
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
 @pytest.mark.parametrize("arguments", STOCK_XL, ids=",".join)
-def test_what_changes_nothing_is_accepted_by_sdxl(pipe, draw, arguments):
-    assert torch.equal(draw(pipe, **arguments), draw(pipe))
+def test_what_changes_nothing_is_accepted_by_sdxl(pipe, generate, arguments):
+    assert torch.equal(generate(pipe, **arguments), generate(pipe))
 
 
 WRONG = [
@@ -162,8 +162,8 @@ def test_one_clear_line_for_parts_that_are_missing(sd):
         pipe("a cat")
 
 
-def test_latents_of_another_precision(pipe, draw):
-    assert torch.equal(draw(pipe, latents=noise().double()), draw(pipe))
+def test_latents_of_another_precision(pipe, generate):
+    assert torch.equal(generate(pipe, latents=noise().double()), generate(pipe))
 
 
 def test_arguments_that_stock_has_in_another_order_need_their_names(pipe):
@@ -171,7 +171,7 @@ def test_arguments_that_stock_has_in_another_order_need_their_names(pipe):
         pipe("a cat", 32, 32, 4)
 
 
-def test_all_output_types_as_in_diffusers(sd, draw):
+def test_all_output_types_as_in_diffusers(sd, generate):
     """They are made here, once the images are known to be finite."""
     stock, ours = (cls.from_pretrained(sd.folders["full"]) for cls in (DiffusionPipeline, DisBackPipeline))
     for kind in ("pil", "np", "pt", "latent"):
@@ -208,16 +208,16 @@ def test_without_a_unet_it_encodes_prompts(sd, kind):
         pipe("a cat")
 
 
-def test_a_given_unet_takes_the_place_of_the_saved_one(sd, draw, difference):
+def test_a_given_unet_takes_the_place_of_the_saved_one(sd, generate, difference):
     for kind in ("unet", "full"):
         other = DisBackPipeline.from_pretrained(sd.folders["unet"]).unet
         torch.nn.init.zeros_(other.conv_out.weight)
         pipe = DisBackPipeline.from_pretrained(sd.folders[kind], unet=other)
         assert pipe.unet is other
-        assert difference(draw(pipe), draw(DisBackPipeline.from_pretrained(sd.folders[kind]))) > 1e-2
+        assert difference(generate(pipe), generate(DisBackPipeline.from_pretrained(sd.folders[kind]))) > 1e-2
 
 
-def test_an_ip_adapter_reaches_the_student(sd, draw, difference):
+def test_an_ip_adapter_reaches_the_student(sd, generate, difference):
     pipe = DisBackPipeline.from_pretrained(sd.folders["unet"])
     size, torch_state = pipe.unet.config.cross_attention_dim, torch.manual_seed(0)
     names = [name for name in pipe.unet.attn_processors if "attn2" in name]
@@ -230,11 +230,11 @@ def test_an_ip_adapter_reaches_the_student(sd, draw, difference):
     shapes = {"proj.weight": (4 * size, 16), "proj.bias": (4 * size,), "norm.weight": (size,), "norm.bias": (size,)}
     projection = {key: torch.randn(shape, generator=torch_state) for key, shape in shapes.items()}
     pipe.unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": keys}])
-    images = [draw(pipe, ip_adapter_image_embeds=[torch.full((1, 1, 16), value)]) for value in (0.0, 3.0)]
+    images = [generate(pipe, ip_adapter_image_embeds=[torch.full((1, 1, 16), value)]) for value in (0.0, 3.0)]
     assert difference(*images) > 1e-3
 
 
-def test_seeds_and_shapes_as_before(pipe, draw):
+def test_seeds_and_shapes_as_before(pipe, generate):
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
-    assert draw(pipe, "a cat", latents=None, num_images_per_prompt=2, generator=seeds).shape == (2, 3, 32, 32)
-    assert pipe.conditioning_timestep == TIMESTEP and draw(pipe, latents=noise()).shape == (1, 3, 32, 32)
+    assert generate(pipe, "a cat", latents=None, num_images_per_prompt=2, generator=seeds).shape == (2, 3, 32, 32)
+    assert pipe.conditioning_timestep == TIMESTEP and generate(pipe, latents=noise()).shape == (1, 3, 32, 32)

@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """LCM-LoRA students, which were trained at later timesteps too."""
 
+import json
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_students import RANK
 
 from disback_diffusers import DisBackPipeline, UsageError
 from disback_diffusers.artifact.layout import write_config
+from disback_diffusers.files import CONFIG_NAME
 
 
 LATER = (879, 759, 639, 499, 379, 259, 139)  # of 8 steps
@@ -38,57 +40,73 @@ def plain(family):
     return pipe
 
 
-def seeded(draw, pipe, **kwargs):
-    """Several steps draw noise in between."""
-    return draw(pipe, latents=None, generator=torch.Generator().manual_seed(0), **kwargs)
+def seeded(generate, pipe, **kwargs):
+    """Several steps take noise in between."""
+    return generate(pipe, latents=None, generator=torch.Generator().manual_seed(0), **kwargs)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
-def test_several_steps_are_those_of_plain_diffusers(ours, plain, draw, difference, steps):
-    expected = seeded(draw, plain, num_inference_steps=steps, guidance_scale=0)
-    assert difference(seeded(draw, ours, num_inference_steps=steps), expected) < 1e-5
+def test_several_steps_are_those_of_plain_diffusers(ours, plain, generate, difference, steps):
+    expected = seeded(generate, plain, num_inference_steps=steps, guidance_scale=0)
+    assert difference(seeded(generate, ours, num_inference_steps=steps), expected) < 1e-5
     if steps == 2:
-        assert difference(seeded(draw, ours, timesteps=[999, 499]), expected) < 1e-5
-        assert difference(seeded(draw, ours), expected) > 1e-3  # one step
+        assert difference(seeded(generate, ours, timesteps=[999, 499]), expected) < 1e-5
+        assert difference(seeded(generate, ours), expected) > 1e-3  # one step
 
 
-def test_once_saved(ours, tmp_path, draw, difference):
+def test_once_saved(ours, tmp_path, generate, difference):
     ours.save_pretrained(tmp_path)
     again, stock = DisBackPipeline.from_pretrained(tmp_path), DiffusionPipeline.from_pretrained(tmp_path)
     for steps in (1, 2, 4):
-        expected = seeded(draw, ours, num_inference_steps=steps)
-        assert difference(seeded(draw, again, num_inference_steps=steps), expected) < 1e-5
-        assert difference(seeded(draw, stock, num_inference_steps=steps), expected) < 1e-5  # at its default guidance
-    assert seeded(draw, stock).isfinite().all()
+        expected = seeded(generate, ours, num_inference_steps=steps)
+        assert difference(seeded(generate, again, num_inference_steps=steps), expected) < 1e-5
+        assert difference(seeded(generate, stock, num_inference_steps=steps), expected) < 1e-5  # at its default guidance
+    assert seeded(generate, stock).isfinite().all()
     in_memory = type(stock).from_pipe(ours)  # of a stock class, and not of this folder
     for other in map(DisBackPipeline.from_pipe, (stock, ours, in_memory)):
         assert other.conditioning_timestep == 999
-        assert difference(seeded(draw, other, num_inference_steps=4), expected) < 1e-5
+        assert difference(seeded(generate, other, num_inference_steps=4), expected) < 1e-5
     assert "also trained for 2, 4 or 8 steps" in (tmp_path / "README.md").read_text()
+    assert json.loads((tmp_path / CONFIG_NAME).read_text())["timesteps"] == [999, *LATER]
+
+
+def test_a_student_of_version_0_1(sd, tmp_path, generate, difference):
+    """Format 1 of disback_config.json has the first timestep only."""
+    folder = lcm_student(sd, tmp_path / "lcm")
+    new, file = DisBackPipeline.from_pretrained(folder), folder / CONFIG_NAME
+    config = json.loads(file.read_text())
+    assert config.pop("timesteps") == [999, *LATER]
+    file.write_text(json.dumps({**config, "format": 1, "conditioning_timestep": 999}))
+    old = DisBackPipeline.from_pretrained(folder)
+    for steps in (1, 2, 4, 8):
+        images = [seeded(generate, pipe, num_inference_steps=steps) for pipe in (old, new)]
+        assert difference(*images) == 0
+    with pytest.raises(UsageError, match="trained for 1, 2, 4 or 8 steps"):
+        generate(old, num_inference_steps=3)
 
 
 @pytest.mark.parametrize(
     "arguments", [{"num_inference_steps": 3}, {"num_inference_steps": 50}, {"timesteps": [999, 259]}]
 )
-def test_steps_it_was_not_trained_for(ours, draw, arguments):
+def test_steps_it_was_not_trained_for(ours, generate, arguments):
     with pytest.raises(UsageError, match=r"trained for (1, 2, 4 or 8 steps|timesteps=\[999\] or \[999, 499\])"):
-        draw(ours, **arguments)
+        generate(ours, **arguments)
 
 
-def test_trained_for_one_step_only(sd, tmp_path, draw):
+def test_trained_for_one_step_only(sd, tmp_path, generate):
     pipe = DisBackPipeline.from_pretrained(lcm_student(sd, tmp_path / "lcm", later=0.0))
     with pytest.raises(UsageError, match="num_inference_steps=2: .* trained for 1 step"):
-        draw(pipe, num_inference_steps=2)
+        generate(pipe, num_inference_steps=2)
 
 
-def test_an_earlier_start(sd, tmp_path, draw, difference, warned):
+def test_an_earlier_start(sd, tmp_path, generate, difference, warned):
     """Plain diffusers would start at 999: so the saved pipeline has the one step at 799 only."""
     ours = DisBackPipeline.from_pretrained(lcm_student(sd, tmp_path / "lcm", timestep=799))
-    assert seeded(draw, ours, timesteps=[799, 499]).isfinite().all()
+    assert seeded(generate, ours, timesteps=[799, 499]).isfinite().all()
     ours.save_pretrained(tmp_path / "whole")
     assert any("has one step only" in message for message in warned())
     again = DisBackPipeline.from_pretrained(tmp_path / "whole")
     for pipe in (again, DiffusionPipeline.from_pretrained(tmp_path / "whole")):
-        assert difference(draw(pipe, num_inference_steps=1), draw(ours)) < 1e-5
+        assert difference(generate(pipe, num_inference_steps=1), generate(ours)) < 1e-5
     with pytest.raises(UsageError, match="trained for 1 step"):
-        draw(again, num_inference_steps=2)
+        generate(again, num_inference_steps=2)

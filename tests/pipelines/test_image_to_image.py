@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the image-to-image and inpainting pipelines may be called with; how they draw is in test_stock.py."""
+"""What the image-to-image and inpainting pipelines may be called with; what they generate is in test_stock.py."""
 
 import numpy as np
 import pytest

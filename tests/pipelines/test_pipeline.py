@@ -208,7 +208,7 @@ def test_the_recorded_variant_is_that_of_the_recorded_base(epsilon, lora, tmp_pa
         pipe.save_pretrained(tmp_path / name, variant=variant)
         assert torch.allclose(image(DisBackPipeline.from_pretrained(tmp_path / name)), expected, atol=1e-4)
     (lora / CONFIG_NAME).write_text(json.dumps({**config, "base_model": str(half)}))
-    with pytest.raises(UsageError, match='weights in .*/ as variant fp16 only: .*variant="fp16" in Python'):
+    with pytest.raises(UsageError, match='weights in .*/ as variant fp16 only: .*variant="fp16"'):
         DisBackPipeline.from_pretrained(lora)
 
 
@@ -260,23 +260,18 @@ def test_base_comes_from_the_argument_then_the_config_then_the_card(epsilon, lor
         base_of()
 
 
-def test_recorded_revision_is_that_of_the_recorded_base(lora):
-    from disback_diffusers.artifact.load import Artifact
-
-    write_config(lora, "lora", "owner/base", base_revision="v1")
-    artifact = Artifact.find(str(lora))
-    assert artifact.base() == ("owner/base", "v1", None)
-    assert artifact.base("owner/base") == ("owner/base", "v1", None)
-    assert artifact.base("owner/base", "v2") == ("owner/base", "v2", None)
-    assert artifact.base("owner/other") == ("owner/other", None, None)
-
-
-def test_embedded_base(lora):
-    from disback_diffusers.models.embedded import resolve
-    from disback_diffusers.artifact.load import Artifact
-
-    write_config(lora, "lora", "embedded")
-    assert Artifact.find(str(lora)).base() == (resolve("embedded"), None, None)
+def test_a_student_of_version_0_1(epsilon, lora, tmp_path):
+    """Its disback_config.json has format 1."""
+    config = json.loads((lora / CONFIG_NAME).read_text())
+    assert config.pop("timesteps") == [TIMESTEP]
+    (lora / CONFIG_NAME).write_text(json.dumps({**config, "format": 1, "conditioning_timestep": 299}))
+    pipe = DisBackPipeline.from_pretrained(lora)
+    assert pipe.conditioning_timestep == 299 and not pipe.config.few_step
+    expected = DisBackPipeline.from_pretrained(epsilon.folders["lora"], conditioning_timestep=299)
+    assert torch.equal(image(pipe), image(expected))
+    pipe.save_pretrained(tmp_path / "whole")
+    saved = json.loads((tmp_path / "whole" / CONFIG_NAME).read_text())
+    assert (saved["format"], saved["timesteps"]) == (2, [299]) and "conditioning_timestep" not in saved
 
 
 def test_without_a_config_the_usual_timestep_is_taken_with_a_warning(epsilon, lora, warned):

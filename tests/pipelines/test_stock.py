@@ -46,10 +46,10 @@ def ours(family):
         {"num_inference_steps": 1, "guidance_scale": 0.0, "timesteps": [TIMESTEP]},
     ],
 )
-def test_any_call_of_the_stock_pipeline_draws_the_student_s_image(stock, ours, draw, difference, arguments):
+def test_any_call_of_the_stock_pipeline_gives_the_student_s_image(stock, ours, generate, difference, arguments):
     if "timesteps" in arguments:
         arguments = {**arguments, "num_inference_steps": None}
-    assert difference(draw(stock, **arguments), draw(ours)) < 1e-5
+    assert difference(generate(stock, **arguments), generate(ours)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["lora", "unet"])
@@ -62,24 +62,24 @@ def test_saving_leaves_the_pipeline_s_own_unet_as_it_was(family, kind, tmp_path)
     assert unet.config.time_cond_proj_dim == 256 and not unet.time_embedding.cond_proj.weight.any()
 
 
-def test_saved_again_by_stock_diffusers(stock, ours, tmp_path, draw, difference):
+def test_saved_again_by_stock_diffusers(stock, ours, tmp_path, generate, difference):
     stock.save_pretrained(tmp_path)
     again = DisBackPipeline.from_pretrained(tmp_path)
-    assert again.conditioning_timestep == TIMESTEP and difference(draw(again), draw(ours)) < 1e-5
+    assert again.conditioning_timestep == TIMESTEP and difference(generate(again), generate(ours)) < 1e-5
 
 
-def test_a_network_that_predicts_x0_has_one_step_only(tmp_path, draw, difference):
+def test_a_network_that_predicts_x0_has_one_step_only(tmp_path, generate, difference):
     save_students(save_sd(tmp_path / "base", prediction_type="sample"), tmp_path)
     stock, ours = (
         DiffusionPipeline.from_pretrained(tmp_path / "full"),
         DisBackPipeline.from_pretrained(tmp_path / "lora"),
     )
-    assert difference(draw(stock, num_inference_steps=1), draw(ours)) < 1e-5
+    assert difference(generate(stock, num_inference_steps=1), generate(ours)) < 1e-5
     with pytest.raises(ValueError, match="num_inference_steps"):
-        draw(stock)
+        generate(stock)
 
 
-def test_the_card_of_a_whole_pipeline_runs_and_says_what_diffusers_cannot_know(ours, tmp_path, draw):
+def test_the_card_of_a_whole_pipeline_runs_and_says_what_diffusers_cannot_know(ours, tmp_path, generate):
     folder = tmp_path / "whole"
     ours.save_pretrained(folder)
     card = (folder / "README.md").read_text()
@@ -93,7 +93,7 @@ def test_the_card_of_a_whole_pipeline_runs_and_says_what_diffusers_cannot_know(o
         assert isinstance(space["image"], Image.Image)
 
 
-def test_a_pipeline_saved_by_version_0_1(family, ours, tmp_path, draw, difference):
+def test_a_pipeline_saved_by_version_0_1(family, ours, tmp_path, generate, difference):
     """Its scheduler is cut off after the timestep, with the betas as they are."""
     folder = tmp_path / "old"
     ours.save_pretrained(folder)
@@ -103,7 +103,7 @@ def test_a_pipeline_saved_by_version_0_1(family, ours, tmp_path, draw, differenc
     file.write_text(json.dumps({**json.loads(file.read_text()), **old}))
     (folder / CONFIG_NAME).unlink()
     again = DisBackPipeline.from_pretrained(folder)
-    assert again.conditioning_timestep == TIMESTEP and difference(draw(again), draw(ours)) < 1e-5
+    assert again.conditioning_timestep == TIMESTEP and difference(generate(again), generate(ours)) < 1e-5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -111,13 +111,13 @@ def test_a_pipeline_saved_by_version_0_1(family, ours, tmp_path, draw, differenc
 
 
 @pytest.mark.parametrize("timestep", [600, 200])
-def test_from_pipe_takes_the_timestep_of_the_saved_pipeline(family, tmp_path, draw, difference, warned, timestep):
+def test_from_pipe_takes_the_timestep_of_the_saved_pipeline(family, tmp_path, generate, difference, warned, timestep):
     right = DisBackPipeline.from_pretrained(family.folders["lora"], conditioning_timestep=timestep)
     right.save_pretrained(tmp_path)
     stock = DiffusionPipeline.from_pretrained(tmp_path)
     assert one_step_timestep(stock.scheduler) == timestep
     again = DisBackPipeline.from_pipe(stock)
-    assert again.conditioning_timestep == timestep and difference(draw(again), draw(right)) < 1e-5
+    assert again.conditioning_timestep == timestep and difference(generate(again), generate(right)) < 1e-5
     assert type(again) is type(right) and warned() == []
     with pytest.raises(UsageError, match=f"conditioning_timestep=399: .* saved for timestep {timestep}"):
         DisBackPipeline.from_pipe(stock, conditioning_timestep=399)
@@ -165,7 +165,7 @@ def test_from_pipe_of_another_kind():
 
 
 @pytest.mark.parametrize("auto", [AutoPipelineForText2Image, AutoPipelineForImage2Image, AutoPipelineForInpainting])
-def test_auto_pipelines_know_ours(family, ours, tmp_path, draw, difference, auto):
+def test_auto_pipelines_know_ours(family, ours, tmp_path, generate, difference, auto):
     pipe = auto.from_pipe(ours)
     xl = "XL" if isinstance(ours, DisBackXLPipeline) else ""
     names = {"Text2Image": "", "Image2Image": "Img2Img", "Inpainting": "Inpaint"}
@@ -183,7 +183,7 @@ def test_auto_pipelines_know_ours(family, ours, tmp_path, draw, difference, auto
     back = DisBackPipeline.from_pipe(pipe)
     assert type(back) is type(ours) and back.conditioning_timestep == TIMESTEP
     pipe.save_pretrained(tmp_path)
-    assert difference(draw(DisBackPipeline.from_pretrained(tmp_path)), draw(ours)) < 1e-5
+    assert difference(generate(DisBackPipeline.from_pretrained(tmp_path)), generate(ours)) < 1e-5
     if kind:
         for wrong in ({"strength": 0.5}, {"num_inference_steps": 4}, {"guidance_scale": 7.5}):
             with pytest.raises(UsageError, match=next(iter(wrong))):

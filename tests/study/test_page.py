@@ -38,7 +38,7 @@ def test_the_page_shows_prompt_progress_and_both_images_on_their_sides(study):
     assert [image.getpixel((0, 0)) for image in images(shown)] == [colour(side, number) for side in sides]
 
 
-def test_nothing_on_the_page_tells_a_file_or_a_folder(study, tmp_path):
+def test_nothing_on_the_page_names_a_file_or_a_folder(study, tmp_path):
     for _ in range(6):
         ticket, shown = show(study, "ann")
         text = re.sub(r'src="[^"]*"', "", shown) + ticket
@@ -58,9 +58,9 @@ def test_after_the_last_pair_thanks_and_no_result(study):
 
 def test_an_image_keeps_its_pixels_and_loses_its_metadata(tmp_path):
     noise = Image.effect_noise((300, 200), 90).convert("RGB")
-    told = PngInfo()
-    told.add_text("parameters", "model A")
-    noise.save(tmp_path / "large.png", pnginfo=told)
+    text = PngInfo()
+    text.add_text("parameters", "model A")
+    noise.save(tmp_path / "large.png", pnginfo=text)
     (image,) = images(image_tag(tmp_path / "large.png"))
     assert image.tobytes() == noise.tobytes() and image.info == {}
     assert 'class="large"' in image_tag(tmp_path / "large.png")

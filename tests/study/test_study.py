@@ -135,7 +135,7 @@ def test_half_a_line_is_passed_over_and_repaired(folder, rest):
         '{"rater": "ann", "pair": "000000.png", "a_side": "left", "choice": "up"}',
     ],
 )
-def test_a_whole_line_that_is_no_vote_is_told(folder, line):
+def test_a_whole_line_that_is_no_vote_is_named(folder, line):
     study = opened(folder)
     vote_on_next(study)
     with open(votes_file(folder / "out", "ann"), "a") as file:
