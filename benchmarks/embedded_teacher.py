@@ -5,10 +5,10 @@
     python benchmarks/embedded_teacher.py outputs/demo
 
 generates an image of each of the 1,644 prompts with fixed seeds and prints Fréchet distance (to the real emoji, on the
-judge's image features; lower is better), retrieval (share of images whose own prompt is among the judge's ten nearest of all prompts) and
-seconds an image; writes report.json and report.png into the student's folder. A student of another emoji teacher (see
-train_tiny_sdxl_teacher.py) is measured against its own one. The figures of the embedded teacher itself are kept in
-results/embedded_teacher_kept.json: only its images for the sheet are generated again.
+judge's image features; lower is better), retrieval (share of images whose own prompt is among the judge's ten nearest
+of all prompts) and seconds an image; writes report.json and report.png into the student's folder. A student of another
+emoji teacher (see examples/train_tiny_sdxl_teacher.py) is measured against its own one. The figures of the embedded
+teacher itself are kept in results/embedded_teacher_kept.json: only its images for the sheet are generated again.
 """
 
 import argparse

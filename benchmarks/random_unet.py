@@ -4,8 +4,8 @@
 
     python benchmarks/random_unet.py small-random-unet --channels 48 96
 
-With --regression_steps it first learns to make from noise what the teacher makes of the prompt from other noise: the mean
-image of each prompt, so that its samples are blurred and vary little.
+With --regression_steps it first learns to make from noise what the teacher makes of the prompt from other noise: the
+mean image of each prompt, so that its samples are blurred and vary little.
 """
 
 import argparse

@@ -5,10 +5,10 @@
     python benchmarks/size_conditioning.py outputs/tiny-sdxl-student
 
 The teacher was shown emoji cropped from a wide image, which moves them, and emoji enlarged from 16x16, which blurs
-them (see train_tiny_sdxl_teacher.py). Prints, and writes to size_conditioning.json in the student's folder: the
-horizontal centre of what is not white, in pixels from the middle, conditioned on a crop from the left or the right end
-(in the training images 8 further right or left), and the mean absolute Laplacian conditioned on an original of 32x32 or
-16x16 pixels.
+them (see examples/train_tiny_sdxl_teacher.py). Prints, and writes to size_conditioning.json in the student's folder,
+the horizontal centre of what is not white, in pixels from the middle, conditioned on a crop from the left or the right
+end (in the training images 8 further right or left); and the mean absolute Laplacian conditioned on an original of
+32x32 or 16x16 pixels.
 """
 
 import argparse

@@ -58,7 +58,8 @@ def imported(module):
             found |= {alias.name for alias in node.names if alias.name in SOURCES}
         if not isinstance(node, ast.ImportFrom):
             continue
-        base = module.split(".")[: None if is_package and node.level == 1 else -node.level or None] if node.level else []
+        up = node.level - is_package  # levels above the module's own name
+        base = module.split(".")[: -up or None] if node.level else []
         base = ".".join([*base, *([node.module] if node.module else [])])
         names = {f"{base}.{alias.name}" for alias in node.names}
         found |= {name if name in SOURCES else base for name in names} & SOURCES.keys()

@@ -22,7 +22,8 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch):
     names = {}
     exec(example.replace("max_train_steps=300", SHORT), names)
     assert names["image"].size == (32, 32) and isinstance(names["pipe"], DisBackPipeline)
-    assert names["folder"] == Path("disback-model") and (names["folder"] / "pytorch_lora_weights.safetensors").is_file()
+    assert names["folder"] == Path("disback-model")
+    assert (names["folder"] / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_every_flag_is_a_keyword_argument_and_nothing_else_is():

@@ -64,7 +64,7 @@ def kl_divergence(student, target, alpha, sigma):
     return 0.5 * (trace - D + torch.logdet(other) - torch.logdet(covariance))
 
 
-# --- denoising loss -----------------------------------------------------------------------------------------------
+# --- denoising loss -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, kind", CASES)
@@ -227,7 +227,7 @@ def test_gradient_refusals():
         distribution_matching_gradient(x, x, x[:1])
 
 
-# --- surrogate ---------------------------------------------------------------------------------------
+# --- surrogate ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])

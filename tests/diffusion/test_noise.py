@@ -42,7 +42,7 @@ def images(n, seed=0, dtype=torch.float64):
     return torch.randn(n, 2, 3, 3, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
-# --- agreement with diffusers -------------------------------------------------------------------------------------
+# --- agreement with diffusers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prediction_type", TYPES)
@@ -129,7 +129,7 @@ def test_missing_settings_take_the_named_class_defaults():
     assert NoiseSchedule.from_scheduler({"_class_name": "EDMEulerScheduler"}).time_range == (0.002, 80.0)
 
 
-# --- conversions --------------------------------------------------------------------------------------------------
+# --- conversions ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", all_schedules())
@@ -194,7 +194,7 @@ def test_trained_betas_may_end_in_one():
         schedule.to_x0(images(1), images(1), 2)
 
 
-# --- the network's input -------------------------------------------------------------------------------------------
+# --- the network's input --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -242,7 +242,7 @@ def test_a_sample_starts_from_noise_of_its_time():
     torch.testing.assert_close(schedule.pure_noise(z, 999), schedule.add_noise(images(3, 2), z, 999))
 
 
-# --- precision, devices, times ------------------------------------------------------------------------------------
+# --- precision, devices, times --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
@@ -346,7 +346,7 @@ def test_shapes_must_agree():
             call(images(2), learned_variance, 5)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

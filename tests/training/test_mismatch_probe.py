@@ -41,6 +41,9 @@ def test_it_is_the_distance_of_the_teachers_score_from_that_of_the_students_samp
     degree = probe()["mismatch"]
     with context.student.averaged():
         assert degree == pytest.approx(expected(context, probe), rel=1e-4)
+    (other,) = context.probes
+    assert torch.equal(other.z, probe.z) and torch.equal(other.noise, probe.noise)  # those of a resumed run
+    assert not torch.equal(probe.z, probe.noise)
 
 
 def test_training_goes_on_as_without_it(make_context, tmp_path):

@@ -79,7 +79,8 @@ def test_parameters_and_weights_are_those_of_a_run(make_context, small_unet, stu
     assert sizes["gradients"] == 4 * trained and sizes["optimizers"] == 8 * trained
     half = Plan(context.args, context.sources, torch.bfloat16).weights()
     assert half["its copy in lower precision"] == 2 * own  # as autocast makes
-    assert half["base, frozen"] == 2 * base
+    assert half["base, frozen"] == 2 * base and half["student's own network"] == 4 * own
+    assert half["adapters"] == sizes["adapters"] and half["optimizers"] == sizes["optimizers"]
 
 
 def test_a_smaller_student_keeps_less(make_plan, small_unet):
