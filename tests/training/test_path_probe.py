@@ -1,6 +1,8 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What is measured along the path, and how the student started."""
 
+import json
+
 import pytest
 import torch
 from tiny_models import save_sd
@@ -24,6 +26,17 @@ def test_the_error_is_that_of_the_noise_whatever_the_teacher_predicts(make_conte
             v = context.networks.teacher.output(alpha * x0 + sigma * batch.noise, t, batch.conditions)
         expected.append((alpha * (v - (alpha * batch.noise - sigma * x0))).square().mean())
     assert measured["student_loss"] == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
+
+
+def test_it_is_the_same_again_whatever_noise_the_teachers_scheduler_adds(make_context, tmp_path):
+    """A resumed run measures anew, and an ancestral sampler needs random numbers of its own."""
+    folder = save_sd(tmp_path / "sd")
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    config["_class_name"] = "DDPMScheduler"
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    context = make_context(pretrained_teacher_model=str(folder))
+    first, again = (PathProbe(context.networks, context.batches)(context.networks.teacher) for _ in range(2))
+    assert first == again
 
 
 class OddDenoiser(Denoiser):

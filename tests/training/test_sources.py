@@ -2,6 +2,7 @@
 """What is opened and checked before weights are loaded."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,18 @@ def test_prompts_longer_than_what_is_read_are_counted(make_args, tmp_path):
 def test_what_cannot_be_opened_is_named_by_its_flag(make_args, settings, expected):
     with pytest.raises(UsageError, match=f"^{expected}" if expected.startswith("--") else expected):
         open_sources(make_args(**settings))
+
+
+NEEDS_A_PACKAGE = pytest.param(
+    "DPMSolverSDEScheduler", marks=pytest.mark.skipif(bool(find_spec("torchsde")), reason="torchsde is installed")
+)
+
+
+@pytest.mark.parametrize("name", [NEEDS_A_PACKAGE, "EDMEulerScheduler"])
+def test_a_scheduler_that_would_fail_at_the_first_samples_is_refused(make_args, name):
+    """One needs a package that is not there, the other has noise levels of another kind."""
+    with pytest.raises(UsageError, match=f"--validation_scheduler {name}"):
+        open_sources(make_args(validation_scheduler=name))
 
 
 def test_a_teacher_of_another_family_is_refused(make_args, sdxl_folder):
