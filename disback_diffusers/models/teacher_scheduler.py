@@ -21,10 +21,18 @@ def check_scheduler(config: dict, name: str) -> None:
         config (`dict`): of the teacher's scheduler.
         name (`str`): of a class, such as "DPMSolverMultistepScheduler".
     """
-    own = _class(config)
-    known = sorted(cls.__name__ for cls in own.from_config(config).compatibles)
+    known = sorted({cls.__name__ for cls in _class(config).from_config(config).compatibles if _fits(cls, config)})
     if name not in known:
         raise UsageError(f"{name} cannot sample this teacher: take one of {', '.join(known)}.")
+
+
+def _fits(cls, config):
+    """Whether a scheduler has the noise schedule of this config, and the packages that it needs are installed."""
+    try:
+        schedule = NoiseSchedule.from_scheduler(cls.from_config(config))
+    except (ImportError, UsageError):
+        return False
+    return schedule.num_train_timesteps == NoiseSchedule.from_scheduler(config).num_train_timesteps
 
 
 def teacher_scheduler(config: dict, schedule: NoiseSchedule, steps: int, name: str | None = None) -> SchedulerMixin:

@@ -95,7 +95,8 @@ class Plan:
         rows = [("prompts", f"{len(self.sources.prompts):,}; {samples} samples an update")]
         if nodes:
             length = f"reused from {path.folder}" if path else f"{args.path.degradation_steps} updates"
-            rows.append(("stage 1", f"{length}, {nodes} nodes, {nodes * self.lora * 4 / 2**20:,.0f} MiB on disk"))
+            count = f"{nodes} node{'s' if nodes > 1 else ''}"
+            rows.append(("stage 1", f"{length}, {count}, {nodes * self.lora * 4 / 2**20:,.0f} MiB on disk"))
         steps, stays = args.optimization.max_train_steps, count_stays(nodes + 1) if self._may_walk() else 0
         walked = f", {stays} x {args.steps_per_stay(stays)} of them at nodes of the path" if stays else ""
         rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))

@@ -91,7 +91,7 @@ class Validator:
         Returns:
             the sheet, or None on the other processes and where no row can be shown.
         """
-        guidance = f", guidance {self.guidance_scale:g}" if self.guidance_scale != 1 else ""
+        guidance = f", guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else ""
         rows = {
             f"teacher, {self.steps} steps{guidance}": self.teacher_images(),
             f"student, 1 step, after {step} updates": self.student_images(),

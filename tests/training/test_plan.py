@@ -124,8 +124,8 @@ def test_the_work_of_a_run(make_plan, small_unet):
     updates = "8 updates of 5 forwards of the network a sample"
     assert work() == (["8 updates", "3 nodes"], f"{updates}, 2 x 2 of them at nodes of the path")
     assert work(no_backtracking=True) == ([""], updates)
-    assert work(no_backtracking=True, fake_score_init="fit") == (["8 updates", "1 nodes"], updates)
-    assert work(node_switching="adaptive") == (["8 updates", "1 nodes"], updates)  # a path that is not walked
+    assert work(no_backtracking=True, fake_score_init="fit") == (["8 updates", "1 node"], updates)
+    assert work(node_switching="adaptive") == (["8 updates", "1 node"], updates)  # a path that is not walked
     other = {"student": "full", "student_unet": str(small_unet)}
     assert work(node_switching="adaptive", **other)[0] == ["8 updates", "3 nodes"]
     assert "of 7 forwards" in work(guidance_scale=2.0, fake_guidance_scale=1.5)[1]

@@ -215,6 +215,7 @@ class StableDiffusion(Family):
         with teacher.running():
             return pipeline(
                 latents=z,
+                generator=torch.Generator().manual_seed(0),  # for schedulers that add noise
                 num_inference_steps=steps,
                 guidance_scale=guidance_scale,
                 output_type="latent",
