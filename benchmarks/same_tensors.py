@@ -115,8 +115,8 @@ def compare(name, ours, folder, before):
         return False
     other = [file for file in same if same[file] != theirs[file]]
     text = f"{len(other)} of {len(same)} files differ, first {other[0]}"
-    earlier = Path(before["folder"]) / name
-    if earlier.is_dir():
+    earlier = Path(before.get("folder", ""), name)
+    if "folder" in before and earlier.is_dir():
         kept = tensors(earlier)
         text += f", by {max(largest_difference(ours[file], kept[file]) for file in other):.2g} at most"
     print(f"{name:20} {text}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Does a student of the tiny SDXL teacher still heed its size conditions? Against its teacher, from the same noise.
+"""How the size conditions move and blur the images of a tiny SDXL student, beside its teacher from the same noise.
 
     python benchmarks/size_conditioning.py outputs/tiny-sdxl-student
 

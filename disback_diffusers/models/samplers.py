@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .batch import Batch
-from .conditions import Conditions
+from .conditions import Conditions, to_device
 from .denoiser import Denoiser
 
 
@@ -67,4 +67,4 @@ class FewStep(OneStep):
         rows = (torch.rand(shape[0], generator=random) < self.proportion).nonzero().flatten()
         noise = torch.randn(shape, generator=random)[rows]
         times = torch.tensor(self.later)[torch.randint(len(self.later), shape[:1], generator=random)][rows]
-        return tuple(value.to(batch.z.device) for value in (rows, noise, times))
+        return tuple(to_device(value, batch.z.device) for value in (rows, noise, times))

@@ -132,8 +132,7 @@ class DistillationArguments:
                 f"--degradation_nodes {path.degradation_nodes} is more than --degradation_steps "
                 f"{path.degradation_steps}: at most one node a step."
             )
-        may_walk = path.node_switching == "fixed" or self.student.student_unet
-        if may_walk and not path.no_backtracking and not path.degradation_path:
+        if path.may_walk(self.student.student_unet) and not path.degradation_path:
             self.steps_per_stay(path.degradation_nodes - 1)  # checks
 
     def steps_per_stay(self, stays: int) -> int:

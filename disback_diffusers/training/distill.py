@@ -179,9 +179,7 @@ class Distillation:
 
     def _nodes_to_record(self, path):
         """A path that is not walked has one node, its end, where the fake score starts."""
-        settings = self.args.path
-        walks = not settings.no_backtracking and (settings.node_switching == "fixed" or path.should_walk()[0])
-        return settings.degradation_nodes if walks else 1
+        return self.args.path.degradation_nodes if self.args.path.walks(path) else 1
 
     # -----------------------------------------------------------------------------------------------------------------
     # Stage 2
@@ -192,10 +190,10 @@ class Distillation:
         if path is None or settings.no_backtracking:
             return NodeWalk.teacher_only()
         if settings.node_switching == "adaptive":
-            walks, why = path.should_walk()
-            logger.info(f"{'The path is walked' if walks else 'No path is walked'}, as {why} (--node_switching).")
-            if not walks:
-                return NodeWalk.teacher_only()
+            walked, why = path.should_walk()
+            logger.info(f"{'The path is walked' if walked else 'No path is walked'}, as {why} (--node_switching).")
+        if not settings.walks(path):
+            return NodeWalk.teacher_only()
         stays = count_stays(len(path))
         return NodeWalk.back_from(len(path), self.args.steps_per_stay(stays))
 

@@ -114,9 +114,7 @@ class Plan:
     def _may_walk(self):
         """Whether stage 2 may have other targets than the teacher."""
         settings, path = self.args.path, self.sources.path
-        if settings.no_backtracking or settings.node_switching == "fixed":
-            return not settings.no_backtracking
-        return path.should_walk()[0] if path else bool(self.args.student.student_unet)
+        return settings.walks(path) if path else settings.may_walk(self.args.student.student_unet)
 
     def weights(self) -> dict[str, int]:
         """Bytes of weights and of what training keeps for each of them, by part."""

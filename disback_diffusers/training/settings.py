@@ -2,7 +2,11 @@
 """The settings of a run, in groups. Steps count optimizer updates; sizes are pixels."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+
+if TYPE_CHECKING:
+    from .path import DegradationPath  # slow to import
 
 
 # What a setting shapes. It must be the same in a resumed run unless it shapes nothing.
@@ -156,6 +160,14 @@ class PathArguments:
         "samples of one prompt vary less than the teacher's.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
+
+    def may_walk(self, student_unet: str | None) -> bool:
+        """Whether the nodes of a path that is not recorded yet may become targets."""
+        return not self.no_backtracking and (self.node_switching == "fixed" or bool(student_unet))
+
+    def walks(self, path: "DegradationPath") -> bool:
+        """Whether the nodes of a path are targets. Raises as `DegradationPath.should_walk`."""
+        return not self.no_backtracking and (self.node_switching == "fixed" or path.should_walk()[0])
 
 
 @dataclass

@@ -175,7 +175,7 @@ def _open_path(args: DistillationArguments) -> DegradationPath:
         )
     if bool(path.settings.get("student_unet")) != bool(student.student_unet):
         raise UsageError(other_student_unet(folder))
-    if args.path.node_switching == "fixed" or path.should_walk()[0]:
+    if args.path.walks(path):
         args.steps_per_stay(count_stays(len(path)))  # checks
     return path
 
