@@ -40,7 +40,7 @@ demo: $(INSTALLED)  ## distil the embedded teacher into outputs/demo and report 
 test: $(ENVIRONMENT)  ## run the tests
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
-test-fast: $(ENVIRONMENT)  ## run the tests that start no processes
+test-fast: $(ENVIRONMENT)  ## run the quick tests: no processes, 90 seconds on 2 cores
 	$(PYTHON) -m pytest $(PYTEST_ARGS) -m "not process and not slow"
 
 style: $(ENVIRONMENT)  ## format the code and correct what can be corrected

@@ -5,14 +5,12 @@ import os
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported; subprocesses inherit it
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tiny models are slower with more
 
 import pytest
-import torch
-from tiny_models import build_small_unet, save_sd, save_sdxl
 
 
-torch.set_num_threads(1)  # tiny models are slower with more
+# torch and diffusers are imported in the fixtures: the process that hands the tests to the workers needs neither.
 
 
 def pytest_collection_modifyitems(items):
@@ -27,18 +25,24 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory):
     """A saved tiny Stable Diffusion pipeline; read only."""
+    from tiny_models import save_sd
+
     return save_sd(tmp_path_factory.mktemp("teachers") / "sd")
 
 
 @pytest.fixture(scope="session")
 def sdxl_folder(tmp_path_factory):
     """A saved tiny SDXL pipeline; read only."""
+    from tiny_models import save_sdxl
+
     return save_sdxl(tmp_path_factory.mktemp("teachers") / "sdxl")
 
 
 @pytest.fixture(scope="session")
 def small_unet(tmp_path_factory):
     """A saved UNet of half the width that fits the tiny Stable Diffusion; read only."""
+    from tiny_models import build_small_unet
+
     folder = tmp_path_factory.mktemp("unets") / "small"
     build_small_unet().save_pretrained(folder)
     return folder

@@ -46,6 +46,7 @@ def test_every_file_counts(tmp_path, monkeypatch):
     assert len(hashes) == 3
 
 
+@pytest.mark.slow
 def test_only_the_images_of_the_sheet_are_generated(capsys):
     import torch
 

@@ -14,6 +14,7 @@ SHORT = ("max_train_steps=8, degradation_steps=4, degradation_nodes=2, lora_rank
          "validation_steps=0")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")

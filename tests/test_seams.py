@@ -46,6 +46,7 @@ def far_from_data(points):
     return (points.sort(0).values - real.sort(0).values).abs().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student, rate", [("lora", 3e-3), ("full", 1e-3)])
 def test_a_family_in_one_file_runs_both_stages(points, tmp_path, student, rate):
     settings = {**SETTINGS, "student": student, "learning_rate": rate, "lora_rank": 8}

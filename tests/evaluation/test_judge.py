@@ -27,6 +27,7 @@ def pairs():
     return torch.stack(list(data["image"])).float() / 255, list(data["text"])
 
 
+@pytest.mark.slow
 def test_it_knows_the_real_emoji_by_their_names(judge, pairs):
     images, names = pairs
     assert names == PROMPTS.read_text(encoding="utf-8").splitlines() and len(names) == 1644
@@ -38,6 +39,7 @@ def test_it_knows_the_real_emoji_by_their_names(judge, pairs):
     assert judge.retrieval(features.roll(822, dims=0), text) < 0.05  # neighbours are much alike
 
 
+@pytest.mark.slow
 def test_it_distinguishes_noise_and_wrong_colours_from_emoji(judge, pairs):
     images, _ = pairs
     noisy = (images + torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) * 0.5).clamp(0, 1)
@@ -64,6 +66,7 @@ def test_the_embedded_files_are_small_safetensors_in_half_precision():
     assert not [file for file in FOLDER.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
 
+@pytest.mark.slow
 def test_the_teacher_shows_what_it_is_asked_for(judge):
     pipeline = StableDiffusionPipeline.from_pretrained(resolve(EMBEDDED))
     pipeline.set_progress_bar_config(disable=True)

@@ -67,6 +67,7 @@ def test_backward_reaches_all_of_its_role_and_nothing_else(checkpointing):
         roles.network.zero_grad()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "enabled_by, left_active",
     [
@@ -106,6 +107,7 @@ def test_recomputation_runs_the_role_of_its_forward(enabled_by, left_active):
     torch.testing.assert_close(gradients(roles, "student"), [2 * g for g in gradients(expected, "student")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("order", [("student", "fake"), ("fake", "student")])
 def test_switching_inside_a_graph_loses_nothing(order, checkpointing):

@@ -73,6 +73,7 @@ def test_a_second_style_joins_and_keeps_their_strengths(pipe, styles, generate, 
     assert difference(generate(pipe), before) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["named", "off", "weaker"])
 def test_unloading_leaves_the_student(pipe, styles, generate, difference, how):
     alone = generate(pipe)
@@ -114,6 +115,7 @@ def test_a_student_of_another_kind_takes_styles_as_diffusers_does(family, styles
     assert pipe.get_list_adapters() == {} and difference(generate(pipe), alone) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "turn_off", [lambda pipe: pipe.disable_lora(), lambda pipe: pipe.set_adapters(["style"]),
                  lambda pipe: pipe.fuse_lora(components=["unet"], adapter_names=["style"]),
@@ -153,6 +155,7 @@ def test_one_scale_for_all_loras_is_refused(pipe, styles, generate, difference):
     generate(pipe, cross_attention_kwargs={"scale": 1.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["both", "both, text encoder", "weaker", "student off", "all off", "fused"])
 def test_what_is_saved_generates_what_the_pipeline_generates(pipe, styles, tmp_path, generate, difference, state):
     pipe.load_lora_weights(styles[state == "both, text encoder"], adapter_name="style")

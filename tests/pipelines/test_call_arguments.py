@@ -41,6 +41,7 @@ STOCK_XL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", STOCK, ids=",".join)
 def test_what_changes_nothing_is_accepted(pipe, generate, arguments):
     assert torch.equal(generate(pipe, ["a cat", "a dog"], n=2, **arguments), generate(pipe, ["a cat", "a dog"], n=2))

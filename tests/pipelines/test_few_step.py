@@ -45,6 +45,7 @@ def seeded(generate, pipe, **kwargs):
     return generate(pipe, latents=None, generator=torch.Generator().manual_seed(0), **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_several_steps_are_those_of_plain_diffusers(ours, plain, generate, difference, steps):
     expected = seeded(generate, plain, num_inference_steps=steps, guidance_scale=0)
@@ -54,6 +55,7 @@ def test_several_steps_are_those_of_plain_diffusers(ours, plain, generate, diffe
         assert difference(seeded(generate, ours), expected) > 1e-3  # one step
 
 
+@pytest.mark.slow
 def test_once_saved(ours, tmp_path, generate, difference):
     ours.save_pretrained(tmp_path)
     again, stock = DisBackPipeline.from_pretrained(tmp_path), DiffusionPipeline.from_pretrained(tmp_path)

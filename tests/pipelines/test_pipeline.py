@@ -493,6 +493,7 @@ def test_with_a_stock_scheduler_put_in_by_hand(epsilon, pipe):
     assert torch.allclose(image(other), image(pipe), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_save_with_a_compiled_unet(epsilon, tmp_path):
     pipe = DisBackPipeline.from_pretrained(epsilon.folders["lora"])
     pipe.unet = torch.compile(pipe.unet)  # which takes a minute, but only when called
@@ -516,6 +517,7 @@ def test_moved_to_another_precision(epsilon):
     assert 0 < difference.abs().max() < 0.05
 
 
+@pytest.mark.slow
 def test_a_compiled_unet_gives_the_same_image(epsilon):
     pipe = quiet(DisBackPipeline.from_pretrained(epsilon.folders["lora"]))
     pipe.unet.compile(backend="eager")  # the graph is traced as for any other backend

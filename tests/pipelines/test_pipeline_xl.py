@@ -47,6 +47,7 @@ def image(pipe, prompt=PROMPT, **kwargs):
     return pipe(prompt, latents=noise(), output_type="pt", **kwargs).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_diffusers_gives_the_same_image(students, kind):
     base, folders, _ = students

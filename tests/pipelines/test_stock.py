@@ -37,6 +37,7 @@ def ours(family):
     return DisBackPipeline.from_pretrained(family.folders["lora"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -110,6 +111,7 @@ def test_a_pipeline_saved_by_version_0_1(family, ours, tmp_path, generate, diffe
 # from_pipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timestep", [600, 200])
 def test_from_pipe_takes_the_timestep_of_the_saved_pipeline(family, tmp_path, generate, difference, warned, timestep):
     right = DisBackPipeline.from_pretrained(family.folders["lora"], conditioning_timestep=timestep)
@@ -164,6 +166,7 @@ def test_from_pipe_of_another_kind():
         DisBackPipeline.from_pipe(DDPMPipeline(unet, DDPMScheduler()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auto", [AutoPipelineForText2Image, AutoPipelineForImage2Image, AutoPipelineForInpainting])
 def test_auto_pipelines_know_ours(family, ours, tmp_path, generate, difference, auto):
     pipe = auto.from_pipe(ours)

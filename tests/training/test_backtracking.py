@@ -64,6 +64,7 @@ def test_targets_are_the_nodes_from_last_but_one_to_the_teacher(walk):
     assert same(nodes[1], context.roles.state_dict("target"))  # a node is never trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student, expected", [(2.1, [0] * 8), (1.9, [2, 2, 1, 1, 0, 0, 0, 0])])
 def test_adaptive_walks_to_a_student_whose_samples_vary_less(walk, student, expected, caplog):
     context, path, _ = walk(node_switching="adaptive")
@@ -86,6 +87,7 @@ def test_without_backtracking_a_path_is_not_walked(walk):
     assert (stage.walk.numbers, stage.path) == ([0], None)
 
 
+@pytest.mark.slow
 def test_a_walk_goes_on_where_a_checkpoint_was_saved(walk):
     context, path, stage = walk(steps_per_node=3)
     steps(stage, 4)
@@ -138,6 +140,7 @@ def test_prompts_are_emptied_for_the_scores_and_not_for_the_student(walk):
     assert seen[("fake",)] == seen[("target",)] == {empty} and empty not in seen[("student",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["lora", "full"])
 def test_student_and_fake_learn_and_nothing_else_changes(walk, student):
     context, path, stage = walk(student=student)
@@ -173,6 +176,7 @@ def test_without_backtracking_a_fake_score_that_is_the_teacher_moves_nothing(mak
     assert same(first, context.student.denoiser.state_dict())
 
 
+@pytest.mark.slow
 def test_the_student_is_led_to_the_teacher(make_context):
     """A student that is off in one direction is led back: the score difference points the right way."""
     context = make_context(

@@ -11,6 +11,9 @@ from disback_diffusers.training.path import node_steps
 from disback_diffusers.training.path_probe import PathProbe
 
 
+ALL_LAYERS = {"lora_target_modules": ["all"]}  # a teacher is led far by them only
+
+
 def record(context, folder, nodes=None):
     """(path, metrics of each step) of a whole stage 1."""
     stage = recording(context, folder, nodes)
@@ -27,22 +30,25 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_target_learns_the_untrained_student_and_nodes_keep_it(make_context, tmp_path):
-    context = make_context(degradation_steps=30, train_batch_size=8, degradation_learning_rate=3e-3)
+    context = make_context(degradation_steps=30, train_batch_size=8, degradation_learning_rate=3e-3, **ALL_LAYERS)
     path, history = record(context, tmp_path / "path")
     losses = [node.student_loss for node in path.nodes]
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
     assert history[-1]["loss_target"] < history[0]["loss_target"]
     # what the last file holds is what the manifest measured
-    fresh = make_context(degradation_steps=30, train_batch_size=8)
+    fresh = make_context(degradation_steps=30, train_batch_size=8, **ALL_LAYERS)
     loaded = DegradationPath.load(tmp_path / "path", base=fresh.roles)
     loaded.load_into(fresh.roles, 3)
     measured = PathProbe(fresh.networks, fresh.batches)(fresh.networks.target)
     assert measured["student_loss"] == pytest.approx(losses[-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_embedded_teacher_leaves_its_own_samples_for_the_student_s(make_context, tmp_path):
     settings = {"degradation_steps": 12, "train_batch_size": 8, "degradation_learning_rate": 1e-3, "lora_rank": 16}
+    settings |= ALL_LAYERS
     path, _ = record(make_context(pretrained_teacher_model="embedded", **settings), tmp_path / "path", nodes=1)
     teacher, student = path.nodes
     assert student.student_loss < 0.9 * teacher.student_loss and student.teacher_loss > 1.01 * teacher.teacher_loss
@@ -109,6 +115,7 @@ def test_manifest_and_loading(make_context, tmp_path):
     assert all(not value.any() for key, value in roles.state_dict("target").items() if "lora_B" in key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "changed", "other base", "no manifest", "broken manifest"])
 def test_a_damaged_path_is_refused_by_name(make_context, tmp_path, damage):
     context = make_context(degradation_steps=2, degradation_nodes=1)

@@ -40,6 +40,7 @@ def test_it_is_that_of_the_averaged_students_images(make_context, cache):
     assert torch.equal(other.z, probe.z)  # that of a resumed run
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_without_it(make_context, tmp_path):
     results = []
     for settings in ({}, FD):

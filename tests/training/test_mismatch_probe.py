@@ -31,6 +31,7 @@ def expected(context, probe):
     return torch.stack(distances).mean().item()
 
 
+@pytest.mark.slow
 def test_it_is_the_distance_of_the_teachers_score_from_that_of_the_students_samples(make_context):
     context = make_context(log_mismatch_every=1, validation_prompts=PROMPTS)
     for seed, role in enumerate(("target", "fake", "student")):  # nothing is like the teacher, or like its average
@@ -46,6 +47,7 @@ def test_it_is_the_distance_of_the_teachers_score_from_that_of_the_students_samp
     assert not torch.equal(probe.z, probe.noise)
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_without_it(make_context, tmp_path):
     """And there is a line with it whenever it is due."""
     results = []

@@ -89,6 +89,7 @@ def expected(context, role):
     return torch.autograd.grad(loss, (context.student if role == "student" else fake).parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["lora", "full"])
 @pytest.mark.parametrize("role", ["student", "fake"])
 def test_backward_reaches_its_own_parameters_alone(make_context, student, role):

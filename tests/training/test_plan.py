@@ -60,6 +60,7 @@ def make_plan(make_args):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["lora", "full", "small"])
 def test_parameters_and_weights_are_those_of_a_run(make_context, small_unet, student):
     settings = {"student": "full", "student_unet": str(small_unet)} if student == "small" else {"student": student}
@@ -89,6 +90,7 @@ def test_a_smaller_student_keeps_less(make_plan, small_unet):
     assert 0 < small < large
 
 
+@pytest.mark.slow
 def test_text_encoders_count_where_they_stay(make_plan, sd_folder, sdxl_folder):
     for folder, parts in ((sd_folder, ["text_encoder"]), (sdxl_folder, ["text_encoder", "text_encoder_2"])):
         size = sum(
@@ -102,6 +104,7 @@ def test_text_encoders_count_where_they_stay(make_plan, sd_folder, sdxl_folder):
         assert "text encoders" not in plan.weights()
 
 
+@pytest.mark.slow
 def test_activations_grow_and_shrink_as_they_should(make_plan, sd_folder, sdxl_folder):
     for folder in (sd_folder, sdxl_folder):
 
@@ -116,6 +119,7 @@ def test_activations_grow_and_shrink_as_they_should(make_plan, sd_folder, sdxl_f
         assert peak(student="full") != one  # a LoRA keeps its own intermediate results
 
 
+@pytest.mark.slow
 def test_the_work_of_a_run(make_plan, small_unet):
     def work(**settings):
         rows = dict(make_plan(**settings).rows())

@@ -11,6 +11,7 @@ from stepping import backtracking, steps
 LAYERS = {"lora": {"lora_target_modules": ["to_q", "conv1"]}, "full": {}}  # few, as tracing each takes seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flag, student", [("compile", "lora"), ("gradient_checkpointing", "lora"), ("gradient_checkpointing", "full")]
 )

@@ -35,6 +35,7 @@ def is_teacher(context):
     return not any(value.any() for key, value in fake(context).items() if "lora_B" in key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing, expected", [("geometric", [0, 2, 4, 8]), ("uniform", [0, 3, 5, 8])])
 def test_by_default_the_fake_score_starts_at_the_last_node(make_context, tmp_path, spacing, expected):
     context, path = start(make_context, tmp_path, node_spacing=spacing)
@@ -52,6 +53,7 @@ def test_of_a_path_that_is_not_walked_only_its_end_is_recorded(make_context, tmp
     assert [n.step for n in path.nodes] == [0, 8] and same(fake(context), node(context, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learned, expected", [(2.0, [0, 8]), (0.9, [0, 2, 4, 8])])
 def test_adaptive_decides_by_how_it_starts(make_context, tmp_path, small_unet, monkeypatch, learned, expected):
     """Random weights know nothing, and their samples vary less than those of this random teacher."""
@@ -102,6 +104,7 @@ def test_a_given_path_is_taken(make_context, tmp_path):
     assert same(fake(context), context.roles.state_dict("target"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stay, expected", [("auto", 5), (2, 2)])
 def test_a_path_is_walked_in_stays_of_one_length(make_context, tmp_path, stay, expected):
     context, path = start(make_context, tmp_path, steps_per_node=stay, max_train_steps=20)

@@ -160,6 +160,7 @@ def reads(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["lora", "full"])
 @pytest.mark.parametrize("stage", ["degradation", "backtracking"])
 def test_between_logged_steps_nothing_waits_for_the_gpu(make_context, tmp_path, reads, student, stage):
