@@ -14,6 +14,8 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 
 from disback_diffusers.errors import exit_code
 from disback_diffusers.evaluation.protocols import PROTOCOLS, apply_protocol
@@ -24,29 +26,28 @@ def size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     sizes = int(width), int(height or width)
     if min(sizes) < 1 or any(pixels % 8 for pixels in sizes):
-        raise argparse.ArgumentTypeError(f"{text} must be multiples of 8, such as 1024 or 832x1216")
+        raise ValueError
     return sizes
 
 
-def whole(text: str) -> int:
-    """A whole number of at least 1."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
+def checked(read: Callable, valid: Callable, expected: str) -> Callable:
+    """A `type` of argparse: takes what `read` makes of the text if it is `valid`, and names what is expected."""
+
+    def take(text: str):
+        with suppress(ValueError):
+            if valid(value := read(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"must be {expected}, not {text}")
+
+    return take
 
 
-def scale(text: str) -> float:
-    """A finite number of at least 0."""
-    if not 0 <= float(text) < math.inf:
-        raise ValueError
-    return float(text)
-
-
-def seed(text: str) -> int:
-    """A whole number in [0, 2^48), so that the index of an image can be added."""
-    if not 0 <= int(text) < 2**48:
-        raise ValueError
-    return int(text)
+resolution = checked(size, bool, "multiples of 8, such as 1024 or 832x1216")
+whole = checked(int, lambda number: number >= 1, "a whole number greater than 0")
+scale = checked(float, lambda number: 0 <= number < math.inf, "a number of at least 0")
+seed = checked(
+    int, lambda number: 0 <= number < 2**48, "a whole number from 0 to 2^48 - 1"
+)  # an image's index is added
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,7 +89,7 @@ def parse_args() -> argparse.Namespace:
         "--num_inference_steps", type=whole, help="Students: 1. LCM-LoRA students: 1, 2, 4 or 8. Other pipelines: any."
     )
     add("--guidance_scale", type=scale, help="Only for pipelines that are not students.")
-    add("--resolution", type=size, help="Of the generated images: 1024 or 832x1216 (width x height).")
+    add("--resolution", type=resolution, help="Of the generated images: 1024 or 832x1216 (width x height).")
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     add("--batch_size", type=whole, default=8)
     add("--seed", type=seed, default=0, help="Image i is generated with seed + i.")

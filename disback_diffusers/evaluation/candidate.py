@@ -100,6 +100,12 @@ def is_student(args: argparse.Namespace) -> bool:
     return False
 
 
+def _check_steps(pipeline, steps):
+    timesteps = pipeline.scheduler.config.get("num_train_timesteps") if hasattr(pipeline, "scheduler") else None
+    if steps and timesteps and steps > timesteps:
+        raise UsageError(f"--num_inference_steps {steps} is more than the {timesteps} timesteps of the scheduler.")
+
+
 def load_pipeline(args: argparse.Namespace) -> tuple[DiffusionPipeline, dict]:
     """The pipeline of MODEL and the arguments of its calls.
 
@@ -125,6 +131,7 @@ def load_pipeline(args: argparse.Namespace) -> tuple[DiffusionPipeline, dict]:
     except Exception as error:  # of four libraries
         hint = with_flags(weights_hint(model, loading["variant"]) or "")
         raise UsageError(f"{args.model} is no pipeline that diffusers loads: {hint or one_line(error)}") from None
+    _check_steps(pipeline, args.num_inference_steps)
     if getattr(pipeline, "safety_checker", None):
         pipeline.safety_checker = None  # an image it blackens says nothing about the model
     return pipeline, call

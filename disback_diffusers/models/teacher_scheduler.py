@@ -26,6 +26,14 @@ def check_scheduler(config: dict, name: str) -> None:
         raise UsageError(f"{name} cannot sample this teacher: take one of {', '.join(known)}.")
 
 
+def check_steps(schedule: NoiseSchedule, steps: int) -> None:
+    """Raise a UsageError where the teacher's schedule has fewer timesteps than this number of sampling steps."""
+    if steps > schedule.num_train_timesteps:
+        raise UsageError(
+            f"{steps} is more than the {schedule.num_train_timesteps} timesteps of the teacher's schedule."
+        )
+
+
 def _fits(cls, config):
     """Whether a scheduler has the noise schedule of this config, and the packages that it needs are installed."""
     try:

@@ -147,10 +147,10 @@ class DistillationArguments:
         steps, given = self.optimization.max_train_steps, self.path.steps_per_node
         stay = max(SHORTEST_STAY, int(SHARE_OF_STAYS * steps / max(stays, 1))) if given == AUTO else given
         if stays and stays * stay >= steps:
-            least = f" (auto: at least {SHORTEST_STAY})" if given == AUTO else ""
+            least = f": at least {SHORTEST_STAY}" if given == AUTO else ""
             raise UsageError(
-                f"--max_train_steps {steps} leaves no step for the true teacher: {stays} nodes take --steps_per_node "
-                f"{stay}{least} each, {stays * stay} together. Take more steps or fewer --degradation_nodes, or "
+                f"--max_train_steps {steps} leaves no step for the true teacher: the path takes {stays} x {stay} "
+                f"updates (--steps_per_node {given}{least}). Take more steps, fewer --degradation_nodes, or "
                 "--no_backtracking."
             )
         return stay

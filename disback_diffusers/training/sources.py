@@ -18,7 +18,7 @@ from ..models.families import open_teacher
 from ..models.families.base import Family
 from ..models.lcm_lora import LcmLora
 from ..models.student_unet import StudentUNet
-from ..models.teacher_scheduler import check_scheduler
+from ..models.teacher_scheduler import check_scheduler, check_steps
 from .arguments import DistillationArguments
 from .path import DegradationPath
 from .settings import DataArguments, StudentArguments, TeacherArguments
@@ -114,6 +114,8 @@ def _check_samples(family, args):
     if args.run.validation_scheduler:
         with about("--validation_scheduler"):
             check_scheduler(family.scheduler_config, args.run.validation_scheduler)
+    with about("--validation_inference_steps"):
+        check_steps(family.schedule, args.run.validation_inference_steps)
 
 
 def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:

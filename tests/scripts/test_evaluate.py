@@ -113,6 +113,20 @@ def test_a_pipeline_takes_steps_and_guidance_and_a_student_does_not(folder):
         refuses(*words, expected=["--num_inference_steps 2: this student was trained for 1"])
 
 
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--num_inference_steps", "0"], "must be a whole number greater than 0, not 0"),
+        (["--num_inference_steps", "1001"], "--num_inference_steps 1001 is more than the 1000 timesteps"),
+        (["--guidance_scale", "inf"], "must be a number of at least 0, not inf"),
+        (["--resolution", "30x64"], "must be multiples of 8, such as 1024 or 832x1216, not 30x64"),
+        (["--seed", "-1"], "must be a whole number from 0 to 2^48 - 1, not -1"),
+    ],
+)
+def test_impossible_numbers_have_one_clear_line(folder, words, expected):
+    refuses("teacher", "--prompts", "prompts.txt", *REFERENCE, *words, "--output_dir", "new", expected=[expected])
+
+
 @pytest.mark.parametrize("format", [1, 2])
 def test_an_lcm_student_in_the_steps_it_was_trained_for(folder, format):
     """Only the configuration says that it is one."""

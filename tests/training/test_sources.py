@@ -72,6 +72,7 @@ def test_prompts_longer_than_what_is_read_are_counted(make_args, tmp_path):
         ({"conditioning_timestep": 1000}, "--conditioning_timestep 1000 is outside"),
         ({"resolution": ["15"]}, "--resolution 15 must be a multiple"),
         ({"validation_scheduler": "NoSuchScheduler"}, "--validation_scheduler NoSuchScheduler cannot"),
+        ({"validation_inference_steps": 1001}, "--validation_inference_steps 1001 is more than the 1000 timesteps"),
         ({"student": "full", "student_unet": "no/such/unet"}, "--student_unet no/such/unet"),
         ({"lcm_lora": "./no-such-lora"}, "--lcm_lora ./no-such-lora is no LoRA"),
         ({"log_fd_every": 1, "fd_reference": "no.safetensors"}, "--fd_reference no.safetensors"),
@@ -153,6 +154,6 @@ def test_a_path_has_to_leave_updates_for_the_teacher(make_args, given_path):
     """Its own nodes count, and not --degradation_nodes; where it is not walked, none."""
     settings = {"degradation_path": given_path(), "degradation_nodes": 1, "steps_per_node": 2}
     assert len(open_sources(make_args(max_train_steps=5, **settings)).path) == 4
-    with pytest.raises(UsageError, match="2 nodes take --steps_per_node 2 each, 4 together"):
+    with pytest.raises(UsageError, match="the path takes 2 x 2 updates"):
         open_sources(make_args(max_train_steps=4, **settings))
     open_sources(make_args(max_train_steps=4, node_switching="adaptive", **settings))
