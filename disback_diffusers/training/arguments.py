@@ -4,7 +4,7 @@
 import math
 import os
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from ..errors import UsageError
 from ..models.embedded import EMBEDDED
@@ -19,6 +19,7 @@ from .settings import (
     SystemArguments,
     TeacherArguments,
 )
+from .values import checked
 
 
 SHARE_OF_STAYS = 0.05  # of stage 2, with `--steps_per_node auto`
@@ -37,7 +38,7 @@ class DistillationArguments:
         settings: any setting of any group, by its name on the command line.
 
     Raises:
-        UsageError: a value that cannot work, whatever the teacher is.
+        UsageError: a value of another type, or one that cannot work, whatever the teacher is.
         TypeError: an unknown setting.
     """
 
@@ -51,9 +52,12 @@ class DistillationArguments:
     run: RunArguments
 
     def __init__(self, **settings: Any):
+        if "steps_per_node" in settings:  # "auto" or a number
+            settings["steps_per_node"] = str(settings["steps_per_node"])
         for group in fields(type(self)):
-            own = {f.name for f in fields(group.type)} & settings.keys()
-            setattr(self, group.name, group.type(**{name: settings.pop(name) for name in own}))
+            types = get_type_hints(group.type)  # the parser of transformers changes those of the fields
+            own = {name: checked(name, types[name], settings.pop(name)) for name in types.keys() & settings.keys()}
+            setattr(self, group.name, group.type(**own))
         if settings:
             raise TypeError(f"DistillationArguments has no setting '{min(settings)}'.")
         self._complete()
@@ -76,7 +80,7 @@ class DistillationArguments:
             student.lora_alpha = float(student.lora_rank)
         if self.objective.fake_score_init is None:
             self.objective.fake_score_init = "teacher" if self.path.no_backtracking else "node"
-        stay = str(self.path.steps_per_node)
+        stay = self.path.steps_per_node
         self.path.steps_per_node = int(stay) if stay.isascii() and stay.isdigit() else stay
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import math
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -20,7 +21,7 @@ FIELDS = {field.name: field for group in GROUPS for field in fields(group)}
 
 
 def make_args(**settings):
-    return DistillationArguments(pretrained_teacher_model="x", prompt_dataset="y", **settings)
+    return DistillationArguments(**{"pretrained_teacher_model": "x", "prompt_dataset": "y", **settings})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,6 +35,46 @@ def test_a_setting_is_found_in_its_group_and_by_its_name():
     assert args["lora_rank"] == args.settings()["lora_rank"] == 16
     assert set(FIELDS) == set(args.settings()) | {"hub_token"}
     assert all(args[name] == value for name, value in args.settings().items())
+
+
+@pytest.mark.parametrize(
+    "name, value, taken",
+    [
+        ("learning_rate", 1, 1.0),
+        ("learning_rate", np.float32(0.5), 0.5),
+        ("lora_rank", np.int64(4), 4),
+        ("output_dir", Path("a/folder"), "a/folder"),
+        ("mixed_precision", None, None),
+        ("resolution", 32, ["32"]),
+        ("resolution", ("32", "48x32"), ["32", "48x32"]),
+        ("lora_target_modules", "attention", ["attention"]),
+        ("steps_per_node", 7, 7),
+    ],
+)
+def test_values_from_python_are_those_of_the_command_line(name, value, taken):
+    found = make_args(**{name: value})[name]
+    assert found == taken and type(found) is type(taken)
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("max_train_steps", "6", "a whole number, not '6'"),
+        ("max_train_steps", 6.5, "a whole number, not 6.5"),
+        ("degradation_nodes", True, "a whole number, not True"),
+        ("lora_rank", None, "a whole number, not None"),
+        ("learning_rate", "fast", "a number, not 'fast'"),
+        ("student", "Lora", "lora or full, not 'Lora'"),
+        ("mixed_precision", "bf8", "no, fp16 or bf16, not 'bf8'"),
+        ("push_to_hub", "yes", "True or False, not 'yes'"),
+        ("prompt_dataset", ["a cat"], r"a string, not \['a cat'\]"),
+        ("validation_prompts", [None], r"a list of strings, not \[None\]"),
+        ("validation_prompts", {"a cat": 1}, "a list of strings, not {'a cat': 1}"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name, value, expected):
+    with pytest.raises(UsageError, match=f"^--{name} must be {expected}"):
+        make_args(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["lora_rnak", "student_", "teacher"])
@@ -64,7 +105,7 @@ def test_numbers_outside_of_their_limits_are_refused(field):
     assert (above is None) != (at_least is None)  # each number has a lower limit
     outside = [above if at_least is None else at_least - 1, math.nan, math.inf, -math.inf]
     for value in [*outside, *([] if below is None else [below])]:
-        with pytest.raises(UsageError, match=rf"^--{field.name} must be .*{value}\.$"):
+        with pytest.raises(UsageError, match=rf"^--{field.name} must be .*{value}(\.0)?\.$"):
             make_args(**{field.name: value})
 
 
