@@ -185,6 +185,13 @@ def test_every_setting_survives_the_file_that_a_run_leaves(tmp_path):
     assert parse_args(["--config", str(file)]).settings() == args.settings()
 
 
+def test_help_names_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert [name for name in FIELDS if f"--{name}" not in shown] == []
+
+
 def test_no_tracker():
     assert parse_args([*NEEDED, "--report_to", "none"]).run.report_to == []
 
