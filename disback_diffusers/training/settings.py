@@ -151,8 +151,8 @@ class PathArguments:
     )
     steps_per_node: str = flag(
         "auto",
-        "Updates at each node but the last (the teacher), which gets what is left; auto: 5 percent of --max_train_steps for "
-        "all of them together, at least 5 each.",
+        "Updates at each node but the last (the teacher), which gets what is left; auto: 5 percent of "
+        "--max_train_steps for all of them together, at least 5 each.",
     )
     node_switching: Literal["fixed", "adaptive"] = flag(
         "fixed",
