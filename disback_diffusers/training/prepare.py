@@ -39,9 +39,7 @@ def prepare(
     """
     check_launcher()
     sources = open_sources(args, families)
-    if not args.run.dry_run:  # which may plan for another machine
-        optimizer_class(args.optimization.use_8bit_adam)  # checks
-        _check_xformers(args.system)
+    _check_packages(args)
     accelerator = make_accelerator(args.system, args.run)
     if not args.run.dry_run:
         open_extractor(sources, accelerator.device)
@@ -53,6 +51,16 @@ def prepare(
         _warn(sources)
     accelerator.wait_for_everyone()
     return sources, accelerator, folder
+
+
+def _check_packages(args):
+    try:
+        optimizer_class(args.optimization.use_8bit_adam)  # checks
+        _check_xformers(args.system)
+    except UsageError as error:
+        if not args.run.dry_run:  # which may plan for another machine
+            raise
+        logger.warning(f"A run on this machine would stop: {error}")
 
 
 def _warn(sources):
