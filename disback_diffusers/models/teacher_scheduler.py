@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, SchedulerMixin
 
 from ..diffusion.noise import NoiseSchedule
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 
 
 # Below this alpha an epsilon prediction is not sampled with: its error grows by 1 / alpha, to infinity at zero
@@ -21,26 +21,46 @@ def check_scheduler(config: dict, name: str) -> None:
         config (`dict`): of the teacher's scheduler.
         name (`str`): of a class, such as "DPMSolverMultistepScheduler".
     """
-    known = sorted({cls.__name__ for cls in _class(config).from_config(config).compatibles if _fits(cls, config)})
-    if name not in known:
+    compatible = {cls.__name__: cls for cls in _class(config).from_config(config).compatibles}
+    if name not in compatible or not _fits(compatible[name], config):
+        known = sorted(name for name, cls in compatible.items() if _fits(cls, config))
         raise UsageError(f"{name} cannot sample this teacher: take one of {', '.join(known)}.")
 
 
-def check_steps(schedule: NoiseSchedule, steps: int) -> None:
-    """Raise a UsageError where the teacher's schedule has fewer timesteps than this number of sampling steps."""
+def _fits(cls, config):
+    """Whether a scheduler has the noise schedule of this config, takes its predictions, and has what it needs."""
+    try:
+        schedule = NoiseSchedule.from_scheduler(cls.from_config(config))
+        if schedule.num_train_timesteps != NoiseSchedule.from_scheduler(config).num_train_timesteps:
+            return False
+        check_steps(config, schedule, 10, cls.__name__)
+    except (ImportError, UsageError):
+        return False
+    return True
+
+
+def check_steps(config: dict, schedule: NoiseSchedule, steps: int, name: str | None = None) -> None:
+    """Raise a UsageError where the teacher cannot be sampled in this number of steps.
+
+    All steps are taken with predictions of zero. Arguments as those of `teacher_scheduler`.
+    """
     if steps > schedule.num_train_timesteps:
         raise UsageError(
             f"{steps} is more than the {schedule.num_train_timesteps} timesteps of the teacher's schedule."
         )
-
-
-def _fits(cls, config):
-    """Whether a scheduler has the noise schedule of this config, and the packages that it needs are installed."""
+    scheduler = teacher_scheduler(config, schedule, steps, name)
+    sample = torch.zeros(1, 1, 1, 1)
     try:
-        schedule = NoiseSchedule.from_scheduler(cls.from_config(config))
-    except (ImportError, UsageError):
-        return False
-    return schedule.num_train_timesteps == NoiseSchedule.from_scheduler(config).num_train_timesteps
+        with torch.random.fork_rng(devices=[]):
+            scheduler.set_timesteps(steps)
+            for t in scheduler.timesteps:
+                scheduler.scale_model_input(sample, t)
+                scheduler.step(torch.zeros_like(sample), t, sample)
+    except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{steps}: {type(scheduler).__name__} fails in this number of steps ({one_line(error)}). Take another number, "
+            "or another scheduler."
+        ) from None
 
 
 def teacher_scheduler(config: dict, schedule: NoiseSchedule, steps: int, name: str | None = None) -> SchedulerMixin:

@@ -115,7 +115,8 @@ def _check_samples(family, args):
         with about("--validation_scheduler"):
             check_scheduler(family.scheduler_config, args.run.validation_scheduler)
     with about("--validation_inference_steps"):
-        check_steps(family.schedule, args.run.validation_inference_steps)
+        run = args.run
+        check_steps(family.scheduler_config, family.schedule, run.validation_inference_steps, run.validation_scheduler)
 
 
 def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tiny_models import build_sd
 from tiny_students import lora_student, save_peft, save_students
 
 from disback_diffusers.errors import UsageError
@@ -94,6 +95,24 @@ def test_a_scheduler_that_would_fail_at_the_first_samples_is_refused(make_args, 
     """One needs a package that is not there, the other has noise levels of another kind."""
     with pytest.raises(UsageError, match=f"--validation_scheduler {name}"):
         open_sources(make_args(validation_scheduler=name))
+
+
+@pytest.mark.parametrize(
+    "steps, scheduler", [(1001, None), (1000, None), (1000, "PNDMScheduler"), (2, "PNDMScheduler")]
+)
+def test_a_number_of_steps_that_would_fail_at_the_first_samples_is_refused(make_args, steps, scheduler):
+    with pytest.raises(UsageError, match=f"--validation_inference_steps {steps}[ :]"):
+        open_sources(make_args(validation_inference_steps=steps, validation_scheduler=scheduler))
+
+
+def test_a_scheduler_that_cannot_take_the_teachers_predictions_is_refused(make_args, tmp_path):
+    build_sd(prediction_type="sample").save_pretrained(tmp_path / "x0")
+    x0 = {"pretrained_teacher_model": str(tmp_path / "x0")}
+    open_sources(make_args(**x0, validation_scheduler="DDPMScheduler"))
+    with pytest.raises(UsageError, match="--validation_scheduler KDPM2DiscreteScheduler cannot") as error:
+        open_sources(make_args(**x0, validation_scheduler="KDPM2DiscreteScheduler"))
+    offered = str(error.value).partition("take one of")[2]
+    assert "DDPMScheduler" in offered and "KDPM2DiscreteScheduler" not in offered
 
 
 def test_a_teacher_of_another_family_is_refused(make_args, sdxl_folder):
