@@ -58,8 +58,8 @@ def check_steps(config: dict, schedule: NoiseSchedule, steps: int, name: str | N
                 scheduler.step(torch.zeros_like(sample), t, sample)
     except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{steps}: {type(scheduler).__name__} fails in this number of steps ({one_line(error)}). Take another number, "
-            "or another scheduler."
+            f"{steps}: {type(scheduler).__name__} fails in this number of steps ({one_line(error)}). Take another "
+            "number, or another scheduler."
         ) from None
 
 
