@@ -1,12 +1,13 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """A run from Python, as the README shows it."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from disback_diffusers import DisBackPipeline, DistillationArguments, UsageError
+from disback_diffusers import DisBackPipeline, DistillationArguments, UsageError, distill
 
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -34,3 +35,22 @@ def test_every_flag_is_a_keyword_argument_and_nothing_else_is():
         DistillationArguments(pretrained_teacher_model="embedded", rank=3)
     with pytest.raises(UsageError, match="--lora_rank must be a number greater than 0, not 0"):
         DistillationArguments(pretrained_teacher_model="embedded", lora_rank=0)
+
+
+@pytest.mark.slow
+def test_runs_of_one_process_do_not_shape_each_other(tmp_path, sd_folder, monkeypatch):
+    """Nor the arguments: the precision and the timestep of a run are not left in them."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    settings = {"pretrained_teacher_model": str(sd_folder), "prompt_dataset": "embedded", "no_backtracking": True,
+                "max_train_steps": 2, "lora_rank": 2, "train_batch_size": 2, "validation_steps": 0}  # fmt: skip
+    precisions = {}
+    for precision in ("bf16", None, "fp16", "no"):
+        args = DistillationArguments(**settings, mixed_precision=precision, output_dir=str(tmp_path / str(precision)))
+        if precision == "fp16":
+            with pytest.raises(UsageError, match="--mixed_precision fp16 needs a GPU"):
+                distill(args)
+            continue
+        config = json.loads((distill(args) / "disback_config.json").read_text())
+        precisions[precision] = config["method"]["mixed_precision"]
+        assert args.system.mixed_precision == precision and args.student.conditioning_timestep is None
+    assert precisions == {"bf16": "bf16", None: "no", "no": "no"}

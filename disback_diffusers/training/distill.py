@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def distill(args: DistillationArguments, families: Iterable[type[Family]] | None
         UsageError: a setting, a file or an environment that cannot work.
         RunError: the run cannot go on; what it has saved stays.
     """
+    args = deepcopy(args)  # some settings are completed by what the teacher and accelerate say
     with hub.use_token(args.run.hub_token):
         sources, accelerator, folder = prepare(args, families)
         if args.run.dry_run:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
@@ -100,9 +101,11 @@ def make_accelerator(system: SystemArguments, run: RunArguments) -> Accelerator:
         raise UsageError(
             f"--mixed_precision {precision} (as accelerate is set) is not supported: use bf16, fp16 or no."
         )
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # an earlier run of this process had another precision
     try:
         accelerator = Accelerator(
-            mixed_precision=system.mixed_precision,
+            mixed_precision=precision,
             log_with=run.report_to or None,
             # What the main process does alone (checkpoints, a cache of embeddings) takes its time.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
