@@ -77,8 +77,8 @@ class OneStepPipeline(StudentLoraMixin):
 
     @cached_property
     def _timesteps_by_steps(self):
-        first = self.conditioning_timestep
-        return timesteps_by_steps(self.scheduler.config, first) if self.config.few_step else {1: [first]}
+        first, trained = self.conditioning_timestep, self._student_config.get("timesteps")
+        return timesteps_by_steps(self.scheduler.config, first, trained) if self.config.few_step else {1: [first]}
 
     # -----------------------------------------------------------------------------------------------------------------
     # Loading

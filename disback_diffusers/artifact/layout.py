@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..errors import UsageError
 from ..files import CONFIG_NAME, LORA_NAME, atomic_write
 from ..models.embedded import EMBEDDED
+from ..models.lcm_lora import later_timesteps
 
 
 FORMAT = 2
@@ -67,16 +68,13 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 
 def _as_format_2(config):
-    """Format 1 has only the first timestep. The later ones of an LCM-LoRA student are those in `LATER`."""
+    """Format 1 has only the first timestep. The later ones of an LCM-LoRA student are those of a base with 1,000."""
     first, method = config.get("conditioning_timestep"), config.get("method")
     config = {**config, "format": FORMAT, "timesteps": [first]}
     config.pop("conditioning_timestep", None)
     if isinstance(method, dict) and method.get("proportion_later_steps") and type(first) is int:
-        config["timesteps"] += [t for t in LATER if t < first]
+        config["timesteps"] += later_timesteps({}, first)
     return config
-
-
-LATER = (879, 759, 639, 499, 379, 259, 139)  # timesteps of an LCM in 8 steps, of a base with 1,000
 
 
 def _check_config(file, config):

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
-from ..artifact.load import Artifact, student_settings
+from ..artifact.load import Artifact
 from ..errors import UsageError, one_line, with_flags
 from ..files import weights_digest
 from ..models.embedded import resolve
@@ -86,7 +86,7 @@ def is_student(args: argparse.Namespace) -> bool:
     """
     artifact = Artifact.find(resolve(args.model))
     if artifact.config or artifact.kind != "full":
-        steps = (1, 2, 4, 8) if student_settings(artifact.config).get("few_step") else (1,)
+        steps = [n for n in (1, 2, 4, 8) if n <= len(artifact.config.get("timesteps", [None]))]
         if args.num_inference_steps not in (None, *steps):
             trained = " or ".join(map(str, steps))
             raise UsageError(

@@ -31,28 +31,30 @@ def lcm_scheduler(config: dict) -> LCMScheduler:
     )
 
 
-def later_timesteps(scheduler_config: dict, first: int) -> list[int]:
-    """The timesteps below `first` of an LCM in 8 steps; those of 2 and 4 steps are among them."""
-    scheduler = lcm_scheduler(scheduler_config)
-    scheduler.set_timesteps(8)
-    return [t for t in scheduler.timesteps.tolist() if t < first]
-
-
-def timesteps_by_steps(scheduler_config: dict, first: int) -> dict[int, list[int]]:
-    """The timesteps of each number of steps that an LCM-LoRA student was trained for: {1: [999], 2: [999, 499], ...}.
+def timesteps_by_steps(
+    scheduler_config: dict, first: int, trained: Iterable[int] | None = None
+) -> dict[int, list[int]]:
+    """The timesteps of each number of steps, of 1, 2, 4 and 8, that an LCM can take: {1: [999], 2: [999, 499], ...}.
 
     Args:
         scheduler_config (`dict`): of the base model.
         first (`int`): the conditioning timestep, where the first step starts.
+        trained (`list[int]`, *optional*): the timesteps that a student was trained at; numbers of steps that need
+            others are left out.
     """
-    scheduler, trained = lcm_scheduler(scheduler_config), set(later_timesteps(scheduler_config, first))
-    choices = {1: [first]}
+    scheduler, choices = lcm_scheduler(scheduler_config), {1: [first]}
     for steps in (2, 4, 8):
         scheduler.set_timesteps(steps)
         later = scheduler.timesteps[1:].tolist()
-        if trained.issuperset(later):
+        if max(later) < first and (trained is None or set(later) <= set(trained)):
             choices[steps] = [first, *later]
     return choices
+
+
+def later_timesteps(scheduler_config: dict, first: int) -> list[int]:
+    """The timesteps below `first` that an LCM uses in 2, 4 or 8 steps, descending."""
+    used = {t for timesteps in timesteps_by_steps(scheduler_config, first).values() for t in timesteps}
+    return sorted(used - {first}, reverse=True)
 
 
 def refuse_dora(keys: Iterable[str]) -> None:

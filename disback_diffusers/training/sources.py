@@ -16,7 +16,7 @@ from ..evaluation.reference import Reference, saved_reference
 from ..files import CONFIG_NAME
 from ..models.families import open_teacher
 from ..models.families.base import Family
-from ..models.lcm_lora import LcmLora
+from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.student_unet import StudentUNet
 from ..models.teacher_scheduler import check_scheduler, check_steps
 from .arguments import DistillationArguments
@@ -123,7 +123,14 @@ def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
     if settings.lcm_lora:
         with about("--lcm_lora"):
             _refuse_other_students(settings.lcm_lora)
-            return LcmLoraStudent(settings, LcmLora(settings.lcm_lora, family.network_config))
+            lcm_lora = LcmLora(settings.lcm_lora, family.network_config)
+        first = settings.conditioning_timestep
+        if settings.proportion_later_steps and not later_timesteps(family.scheduler_config, first):
+            raise UsageError(
+                f"--conditioning_timestep {first} is too early for an LCM in 2 or more steps: take a later one, or "
+                "--proportion_later_steps 0 for a student of one step."
+            )
+        return LcmLoraStudent(settings, lcm_lora)
     if settings.student == "lora":
         return LoraStudent(settings)
     if not settings.student_unet:

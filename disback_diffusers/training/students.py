@@ -141,8 +141,9 @@ class LcmLoraStudent(LoraStudent):
     def sampler(self, family: Family) -> OneStep:
         """As in `LoraStudent`: several steps where later ones are trained."""
         first, proportion = self.settings.conditioning_timestep, self.settings.proportion_later_steps
-        later = tuple(later_timesteps(family.scheduler_config, first)) if proportion else ()
-        return FewStep(first, later, proportion) if later else OneStep(first)
+        if not proportion:
+            return OneStep(first)
+        return FewStep(first, tuple(later_timesteps(family.scheduler_config, first)), proportion)
 
     def save(self, folder: str | os.PathLike, student: Student) -> None:
         """As in `LoraStudent`."""

@@ -105,3 +105,6 @@ def test_the_timesteps_of_several_steps_are_those_of_diffusers():
         scheduler.set_timesteps(steps)
         assert scheduler.timesteps.tolist() == timesteps
     assert timesteps_by_steps(config, 499) == {1: [499]}, "the further steps of 2, 4 and 8 would start above it"
+    assert later_timesteps(config, 499) == []
+    assert later_timesteps(config, 600) == [499], "no number of steps uses 379 after 600"
+    assert timesteps_by_steps(config, 999, trained=[999, 499]) == {1: [999], 2: [999, 499]}

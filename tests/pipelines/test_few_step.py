@@ -102,6 +102,16 @@ def test_trained_for_one_step_only(sd, tmp_path, generate):
         generate(pipe, num_inference_steps=2)
 
 
+def test_trained_for_some_of_the_steps_only(sd, tmp_path, generate):
+    folder = lcm_student(sd, tmp_path / "lcm")
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    (folder / CONFIG_NAME).write_text(json.dumps({**config, "timesteps": [999, 499]}))
+    pipe = DisBackPipeline.from_pretrained(folder)
+    assert seeded(generate, pipe, num_inference_steps=2).isfinite().all()
+    with pytest.raises(UsageError, match="num_inference_steps=4: .* trained for 1 or 2 steps"):
+        generate(pipe, num_inference_steps=4)
+
+
 def test_an_earlier_start(sd, tmp_path, generate, difference, warned):
     """Plain diffusers would start at 999: so the saved pipeline has the one step at 799 only."""
     ours = DisBackPipeline.from_pretrained(lcm_student(sd, tmp_path / "lcm", timestep=799))
