@@ -18,6 +18,14 @@ from .files import CONFIG_NAME, LORA_NAME
 from .hub_errors import TOKEN
 
 
+def check_repo_name(repo_id: str) -> None:
+    """Raise a UsageError where this cannot be the name of a repository, "name" or "owner/name"."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{repo_id} is no valid name of a repository: {one_line(error)}") from None
+
+
 def create_hub_repo(repo_id: str, token: str | None = None, private: bool | None = None) -> str:
     """Make the repository, or make sure that an existing one may be written to; before training, so that nothing is
     lost after it.
@@ -34,10 +42,7 @@ def create_hub_repo(repo_id: str, token: str | None = None, private: bool | None
         UsageError: no valid name, no token, or one without the right to write there.
         RunError: the Hub cannot be reached, or fails.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"{repo_id} is no valid name of a repository: {one_line(error)}") from None
+    check_repo_name(repo_id)
     if not (token or get_token()):
         raise UsageError(
             "pushing to the Hub needs a token with write access: `hf auth login`, HF_TOKEN, or --hub_token (token=... "

@@ -116,8 +116,12 @@ class DistillationArguments:
     # Checks
 
     def _validate(self):
+        defaults = self.defaults()
         for f in _all_fields().values():
             check_limits(f, self[f.name])
+            needed = f.metadata["needs"]
+            if needed and not self[needed] and self[f.name] != defaults[f.name]:
+                raise UsageError(f"--{f.name} has no effect without --{needed}: add that, or leave it out.")
         if not self.teacher.pretrained_teacher_model:
             raise UsageError("--pretrained_teacher_model is required.")
         self._validate_path()
@@ -131,7 +135,7 @@ class DistillationArguments:
             raise UsageError("--no_backtracking walks no path: leave --degradation_path out.")
         if path.no_backtracking and init == "node":
             raise UsageError("--fake_score_init node needs a path: with --no_backtracking use teacher, fit or random.")
-        if path.degradation_nodes > path.degradation_steps:
+        if path.degradation_nodes > path.degradation_steps and not path.degradation_path:
             raise UsageError(
                 f"--degradation_nodes {path.degradation_nodes} is more than --degradation_steps "
                 f"{path.degradation_steps}: at most one node a step."
@@ -152,10 +156,11 @@ class DistillationArguments:
         stay = max(SHORTEST_STAY, int(SHARE_OF_STAYS * steps / max(stays, 1))) if given == AUTO else given
         if stays and stays * stay >= steps:
             least = f": at least {SHORTEST_STAY}" if given == AUTO else ""
+            smaller = "" if given == AUTO else ", a smaller --steps_per_node"
+            fewer = "" if self.path.degradation_path else ", fewer --degradation_nodes"
             raise UsageError(
                 f"--max_train_steps {steps} leaves no step for the true teacher: the path takes {stays} x {stay} "
-                f"updates (--steps_per_node {given}{least}). Take more steps, fewer --degradation_nodes, or "
-                "--no_backtracking."
+                f"updates (--steps_per_node {given}{least}). Take more steps{smaller}{fewer}, or --no_backtracking."
             )
         return stay
 
@@ -169,6 +174,11 @@ class DistillationArguments:
             raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
         if student.proportion_later_steps and not student.lcm_lora:
             raise UsageError("--proportion_later_steps is for an --lcm_lora: other students have one step.")
+        schedules = {self.optimization.lr_scheduler, self.optimization.fake_score_lr_scheduler or "constant"}
+        if self.optimization.lr_warmup_steps and schedules == {"constant"}:
+            raise UsageError("--lr_warmup_steps has no effect with --lr_scheduler constant: use constant_with_warmup.")
+        if not run.output_dir:
+            raise UsageError("--output_dir must be the name of a folder.")
         if run.hub_token and "wandb" in run.report_to:
             raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
 

@@ -28,7 +28,7 @@ from .parallel import Replicated
 from .path import DegradationPath
 from .path_probe import PathProbe
 from .plan import print_plan
-from .prepare import prepare
+from .prepare import prepare, repo_name
 from .run_folder import Checkpoint, RunFolder
 from .settings import PATH
 from .sources import Sources
@@ -64,8 +64,7 @@ def distill(args: DistillationArguments, families: Iterable[type[Family]] | None
             return folder.folder
         repo_id = None
         if args.run.push_to_hub and accelerator.is_main_process:
-            name = args.run.hub_model_id or Path(args.run.output_dir).resolve().name
-            repo_id = hub.create_hub_repo(name, args.run.hub_token)
+            repo_id = hub.create_hub_repo(repo_name(args.run), args.run.hub_token)
         folder.open(args.settings())
         try:
             _start_trackers(args, accelerator)

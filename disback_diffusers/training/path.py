@@ -15,6 +15,7 @@ from ..models.roles import Roles
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+RESTORE = "Restore it, or record the path anew."
 UNTRAINED = ("error", "variation", "teacher_variation")
 LEARNED = 0.9  # share of the error of a network that predicts 0; random weights are above 1 (docs/results.md)
 
@@ -74,17 +75,21 @@ class DegradationPath:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
-                raise UsageError(f"{file} has format {manifest['format']}; this version reads {FORMAT}.")
+                raise UsageError(
+                    f"{file} has format {manifest['format']}, this version reads {FORMAT}: a newer one may be needed."
+                )
             nodes = [Node(**node) for node in manifest["nodes"]]
             path = cls(folder, manifest["base_fingerprint"], manifest["settings"], nodes, manifest["complete"])
             path.untrained = manifest.get("untrained")
             path._check_types()
         except FileNotFoundError:
-            raise UsageError(f"{folder} holds no degradation path: there is no {MANIFEST}.") from None
+            raise UsageError(
+                f"{folder} holds no degradation path: there is no {MANIFEST}. Give the degradation/ folder of a run."
+            ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise
-            raise UsageError(f"{file} is no readable manifest of a degradation path: {error!r}") from None
+            raise UsageError(f"{file} is no manifest of a degradation path ({error!r}). {RESTORE}") from None
         if base is not None:
             path.check_base(base)
         for node in path.nodes[1:]:
@@ -111,9 +116,11 @@ class DegradationPath:
     def _check_file(self, node):
         file = self.folder / node.file
         if not file.is_file():
-            raise UsageError(f"{file}, a node of the degradation path, is missing.")
+            raise UsageError(f"{file}, a node of the degradation path, is missing. {RESTORE}")
         if _sha256(file) != node.sha256:
-            raise UsageError(f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs.")
+            raise UsageError(
+                f"{file}, a node of the degradation path, is damaged or was changed: its sha256 differs. {RESTORE}"
+            )
 
     def should_walk(self) -> tuple[bool, str]:
         """Whether `--node_switching adaptive` walks this path, and why.

@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
-from ..errors import UsageError, one_line
+from .. import hub
+from ..errors import UsageError, about, one_line
 from ..launcher import check_launcher
 from ..models.families.base import Family
 from .arguments import DistillationArguments
@@ -39,6 +40,9 @@ def prepare(
         RunError: the Hub cannot be reached.
     """
     check_launcher()
+    if args.run.push_to_hub:
+        with about("--hub_model_id" if args.run.hub_model_id else "--output_dir:"):
+            hub.check_repo_name(repo_name(args.run))
     sources = open_sources(args, families)
     _check_packages(args)
     accelerator = make_accelerator(args.system, args.run)
@@ -52,6 +56,11 @@ def prepare(
         _warn(sources)
     accelerator.wait_for_everyone()
     return sources, accelerator, folder
+
+
+def repo_name(run: RunArguments) -> str:
+    """The repository that the student is uploaded to."""
+    return run.hub_model_id or os.path.basename(os.path.abspath(run.output_dir))
 
 
 def _check_packages(args):

@@ -101,8 +101,11 @@ class RunFolder:
                 on, or other files that a run would overwrite.
         """
         try:
-            if self.folder.exists() and not self.folder.is_dir():
-                raise UsageError(f"--output_dir {self.folder} is a file: choose a folder.")
+            existing = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+            if not existing.is_dir():
+                raise UsageError(f"--output_dir {self.folder}: {existing} is a file, choose another.")
+            if not os.access(existing, os.W_OK):
+                raise UsageError(f"--output_dir {self.folder}: {existing} cannot be written to, choose another.")
         except OSError as error:  # a name too long, no permission
             raise UsageError(f"--output_dir {self.folder}: {error.strerror}.") from None
         file, results = self.folder / ARGUMENTS, self._results()

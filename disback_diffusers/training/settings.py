@@ -15,7 +15,7 @@ PATH = "path"  # the degradation path and the result: recorded in the path's man
 RESULT = "result"  # the result only: recorded in disback_config.json
 NOTHING = "nothing"  # neither, up to rounding: speed, memory, logs, and where things are written
 
-METADATA = ("shapes", "local", "above", "at_least", "below")  # of a field, beside its help text
+METADATA = ("shapes", "local", "needs", "above", "at_least", "below")  # of a field, beside its help text
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 
 
@@ -24,6 +24,7 @@ def flag(
     help: str,
     shapes: str = RESULT,
     local: bool = False,
+    needs: str | None = None,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
@@ -35,9 +36,11 @@ def flag(
         help (`str`): for the command line.
         shapes (`str`): TEACHER, PATH, RESULT or NOTHING.
         local (`bool`): whether it may name a local file or folder.
+        needs (`str`, *optional*): the setting without which this one has no effect.
         above, at_least, below (`float`, *optional*): limits of a number; None is left alone.
     """
-    metadata = {"help": help, "shapes": shapes, "local": local, "above": above, "at_least": at_least, "below": below}
+    limits = {"above": above, "at_least": at_least, "below": below}
+    metadata = {"help": help, "shapes": shapes, "local": local, "needs": needs, **limits}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -259,8 +262,11 @@ class RunArguments:
         "Statistics of real images, a file of evaluate_disback.py --save_reference; 'embedded' has the emoji's.",
         shapes=NOTHING,
         local=True,
+        needs="log_fd_every",
     )
-    fd_images: int = flag(2000, "Images generated for it, of as many training prompts.", shapes=NOTHING, above=0)
+    fd_images: int = flag(
+        2000, "Images generated for it, of as many training prompts.", shapes=NOTHING, needs="log_fd_every", above=0
+    )
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)
     validation_prompts: list[str] = flag(
@@ -277,8 +283,13 @@ class RunArguments:
     validation_inference_steps: int = flag(25, "Steps of the teacher's samples.", shapes=NOTHING, above=0)
     push_to_hub: bool = flag(False, "Upload the result.", shapes=NOTHING)
     push_degradation_path: bool = flag(
-        False, "Upload the degradation path too, which is several times as large as a LoRA student.", shapes=NOTHING
+        False,
+        "Upload the degradation path too, which is several times as large as a LoRA student.",
+        shapes=NOTHING,
+        needs="push_to_hub",
     )
-    hub_model_id: str | None = flag(None, "Repository, by default the name of output_dir.", shapes=NOTHING)
+    hub_model_id: str | None = flag(
+        None, "Repository, by default the name of output_dir.", shapes=NOTHING, needs="push_to_hub"
+    )
     hub_token: str | None = flag(None, "Token; better: `hf auth login`.", shapes=NOTHING)
     dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.", shapes=NOTHING)

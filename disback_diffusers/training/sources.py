@@ -14,6 +14,7 @@ from ..errors import UsageError, about
 from ..evaluation.extractors import Extractor, load_extractor
 from ..evaluation.reference import Reference, saved_reference
 from ..files import CONFIG_NAME
+from ..models.embedded import resolve
 from ..models.families import open_teacher
 from ..models.families.base import Family
 from ..models.lcm_lora import LcmLora, later_timesteps
@@ -93,6 +94,8 @@ def open_extractor(sources: Sources, device: torch.device) -> None:
 
 
 def _open_family(settings: TeacherArguments, families) -> Family:
+    if settings.teacher_revision and os.path.isdir(resolve(settings.pretrained_teacher_model)):
+        raise UsageError("--teacher_revision is for a teacher on the Hub, and this one is a folder: leave it out.")
     with about("--pretrained_teacher_model"):
         family = open_teacher(
             settings.pretrained_teacher_model, settings.teacher_revision, settings.variant, among=families

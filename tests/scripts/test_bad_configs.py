@@ -157,7 +157,7 @@ def test_manifests(fails, run_folder):
                for key, value in (("file", None), ("file", 5), ("step", "2"))]  # fmt: skip
     for values in broken:
         file.write_text(json.dumps({**manifest, **values}))
-        fails([*flags, "out/degradation"], "--degradation_path", "is no readable manifest", early=False)
+        fails([*flags, "out/degradation"], "--degradation_path", "is no manifest", early=False)
     file.write_text(json.dumps(manifest))
     fails([*flags, "out/degradation/manifest.json", "--conditioning_timestep", "200"], "--conditioning_timestep 399",
           early=False)  # fmt: skip

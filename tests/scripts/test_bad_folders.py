@@ -60,7 +60,7 @@ def test_a_path_that_lacks_a_part(fails, finished):
     fails("--degradation_path finished", str(node.relative_to(finished)), "missing")
     manifest = finished / "degradation" / "manifest.json"
     halve(manifest)
-    fails("--degradation_path finished", "manifest.json", "no readable manifest")
+    fails("--degradation_path finished", "manifest.json", "no manifest", "Restore it")
     manifest.unlink()
     fails("--degradation_path finished", "--degradation_path finished", "manifest.json")
     fails("--degradation_path nowhere", "--degradation_path nowhere", "manifest.json")
@@ -145,7 +145,7 @@ def test_a_folder_with_something_else_is_left_alone(fails, files, finished):
     (files / "file").write_text("precious")
     before = hashes(files)
     fails("--output_dir file", "--output_dir file", "is a file")
-    fails("--output_dir file/run", "--output_dir file/run", code=1)
+    fails("--output_dir file/run", "file is a file", "choose another")
     fails(["--output_dir", "n" * 300], "--output_dir", "too long")
     fails("--output_dir finished", "--output_dir finished", "--resume_from_checkpoint latest")
     other = "--output_dir finished --lora_rank 3 --seed 5 --resume_from_checkpoint latest"

@@ -65,6 +65,8 @@ def halve(file):
         ("--enable_xformers_memory_efficient_attention", "--enable_xformers_memory_efficient_attention"),
         ("--mixed_precision fp16", "--mixed_precision fp16"),
         ("--resume_from_checkpoint nonexistent", "--resume_from_checkpoint nonexistent"),
+        ("--dry_run --output_dir /dev/null/x", "--output_dir /dev/null/x"),
+        ("--dry_run --push_to_hub --hub_model_id a/b/c", "--hub_model_id a/b/c"),
         ("--config", "--config"),
         ("--config nowhere.yaml", "nowhere.yaml"),
     ],

@@ -113,7 +113,8 @@ def test_a_lone_surrogate_in_a_validation_prompt(fails):
 
 
 def test_the_settings_that_made_a_student_are_all_recorded(files):
-    words = quick_words("--adam_beta1", "0.8", "--max_grad_norm", "0.5", "--lr_warmup_steps", "1", *SHORT)
+    words = quick_words("--adam_beta1", "0.8", "--max_grad_norm", "0.5", *SHORT,
+                        "--lr_warmup_steps", "1", "--lr_scheduler", "constant_with_warmup")  # fmt: skip
     finish(words)
     method = json.loads((files / "out" / CONFIG_NAME).read_text())["method"]
     path = json.loads((files / "out" / "degradation" / "manifest.json").read_text())["settings"]

@@ -234,6 +234,16 @@ def test_configs_for_accelerate(name, kind):
         ([*NEEDED, "--lcm_lora", "l", "--student", "full"], "--student full"),
         ([*NEEDED, "--student_unet", "u"], "--student full"),
         ([*NEEDED, "--log_fd_every", "5"], "--fd_reference"),
+        ([*NEEDED, "--output_dir", ""], "--output_dir must be the name of a folder"),
+        ([*NEEDED, "--fd_reference", "embedded"], "--fd_reference has no effect without --log_fd_every"),
+        ([*NEEDED, "--fd_images", "9"], "--fd_images has no effect without --log_fd_every"),
+        ([*NEEDED, "--hub_model_id", "me/model"], "--hub_model_id has no effect without --push_to_hub"),
+        ([*NEEDED, "--push_degradation_path"], "--push_degradation_path has no effect without --push_to_hub"),
+        ([*NEEDED, "--lr_warmup_steps", "9"], "--lr_warmup_steps has no effect with --lr_scheduler constant"),
+        (
+            [*NEEDED, "--steps_per_node", "9", *LONG_PATH],
+            "Take more steps, a smaller --steps_per_node, fewer --degradation_nodes, or --no_backtracking",
+        ),
         ([*NEEDED, "--proportion_later_steps", "0.5"], "--lcm_lora"),
     ],
 )
@@ -245,6 +255,11 @@ def test_combinations_that_cannot_work(words, expected):
 def test_a_path_that_will_not_be_walked_takes_no_updates():
     for words in (["--node_switching", "adaptive"], ["--no_backtracking"]):
         assert parse_args([*NEEDED, *words, *LONG_PATH]).optimization.max_train_steps == 20
+
+
+def test_a_recorded_path_has_its_own_length_and_nodes():
+    words = [*NEEDED, "--degradation_path", "p", "--degradation_steps", "4", "--max_train_steps", "20"]
+    assert parse_args(words).path.degradation_nodes == 7
 
 
 def test_the_token_is_not_kept():

@@ -36,9 +36,19 @@ def test_the_timestep_is_that_of_the_student_s_kind(words, sd_folder, tmp_path, 
     args = parse_args([*preset, *words])
     open_sources(args)
     assert args.student.conditioning_timestep == timestep
-    args = parse_args([*preset, *words, "--conditioning_timestep", "99"])
+    args = parse_args([*preset, *words, "--conditioning_timestep", "699"])
     open_sources(args)
-    assert args.student.conditioning_timestep == 99
+    assert args.student.conditioning_timestep == 699
+
+
+def test_an_lcm_lora_that_starts_below_the_later_steps_is_refused(make_args, sd_folder, tmp_path):
+    settings = {"lcm_lora": save_peft(tmp_path / "lcm", lora_student(sd_folder)), "conditioning_timestep": 499}
+    with pytest.raises(UsageError, match="^--conditioning_timestep 499 is too early for an LCM in 2 or more steps"):
+        open_sources(make_args(**settings))
+    family = open_sources(make_args(**settings, proportion_later_steps=0.0)).family
+    settings["conditioning_timestep"] = 600
+    sampler = open_sources(make_args(**settings)).student.sampler(family)
+    assert sampler.timesteps == [600, 499], "no number of steps uses those below"
 
 
 def test_a_student_is_of_the_kind_that_was_asked_for(make_args, sd_folder, small_unet, tmp_path):
@@ -68,6 +78,7 @@ def test_prompts_longer_than_what_is_read_are_counted(make_args, tmp_path):
     "settings, expected",
     [
         ({"pretrained_teacher_model": "no/such/folder"}, "--pretrained_teacher_model no/such/folder "),
+        ({"teacher_revision": "main"}, "--teacher_revision is for a teacher on the Hub"),
         ({"prompt_dataset": None}, "--prompt_dataset is required"),
         ({"prompt_dataset": "no.txt"}, "no.txt"),
         ({"conditioning_timestep": 1000}, "--conditioning_timestep 1000 is outside"),
