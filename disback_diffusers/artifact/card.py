@@ -110,13 +110,21 @@ def model_card(
         plot=PLOT if plot.is_file() else None,
         more_steps=_listed(steps[1:]),
         whole=whole,
-        starts_as_teacher=not method.get("student_unet"),
+        why_not_walked=_why_not_walked(method),
         settings=_settings(method, method.get("student", config.get("student"))),
         columns=list(dict.fromkeys(column for row in metrics for column in row)),
         rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
     )
     atomic_write(folder / CARD_NAME, lambda file: file.write_text(marked(text), encoding="utf-8"))
     return folder / CARD_NAME
+
+
+def _why_not_walked(method):
+    if method.get("node_switching") == "fixed":
+        return "the path has one node only"
+    if not method.get("student_unet"):
+        return "it started with the teacher's weights (`node_switching: adaptive`)"
+    return "its UNet had learned already or its samples varied enough (`node_switching: adaptive`)"
 
 
 def _settings(method, student):

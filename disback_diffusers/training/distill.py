@@ -190,12 +190,14 @@ class Distillation:
         settings = self.args.path
         if path is None or settings.no_backtracking:
             return NodeWalk.teacher_only()
+        stays = count_stays(len(path))
         if settings.node_switching == "adaptive":
             walked, why = path.should_walk()
-            logger.info(f"{'The path is walked' if walked else 'No path is walked'}, as {why} (--node_switching).")
+            logger.info(f"The path is {'walked' if walked else 'not walked'}, as {why} (--node_switching).")
+        elif not stays:
+            logger.info("The path is not walked, as it has one node, where the fake score starts.")
         if not settings.walks(path):
             return NodeWalk.teacher_only()
-        stays = count_stays(len(path))
         return NodeWalk.back_from(len(path), self.args.steps_per_stay(stays))
 
     def stage_2(self, path: DegradationPath | None, walk: NodeWalk, checkpoint: Checkpoint | None) -> None:
@@ -210,7 +212,7 @@ class Distillation:
             walk,
             path if not self.args.path.no_backtracking else None,
             self.args.objective.fake_score_updates_per_step,
-            first_step=self.args.path.degradation_steps,
+            first_step=0 if path is None or self.sources.path else path.nodes[-1].step,
         )
         if checkpoint and checkpoint.is_of_last_stage:
             resume(stage, checkpoint)

@@ -2,6 +2,7 @@
 """What a finished run leaves: the averaged student, its configuration and its model card."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 from ..artifact.card import model_card
@@ -11,7 +12,7 @@ from ..models.lcm_lora import timesteps_by_steps
 from .arguments import DistillationArguments
 from .networks import Networks
 from .path import DegradationPath
-from .settings import PATH, RESULT
+from .settings import PATH, RESULT, PathArguments
 from .sources import Sources
 
 
@@ -38,6 +39,8 @@ def artifact_config(
         "method": args.recorded(PATH, RESULT),
     }
     if path is not None and not args.path.no_backtracking:
+        of_stage_1 = {f.name for f in fields(PathArguments)} & path.settings.keys()
+        config["method"] |= {name: path.settings[name] for name in of_stage_1}  # of a reused path, its own
         config["method"]["node_steps"] = [node.step for node in path.nodes]
         config["method"]["path_walked"] = path_walked
     return config

@@ -81,9 +81,16 @@ def test_the_card_of_a_whole_pipeline_says_how_it_was_trained(tmp_path):
     assert "| lora_rank (target, fake score) | 4 |" in text  # not of the student
     lora = {**method, "student": "lora", "path_walked": False}
     text = model_card(tmp_path, {**CONFIG, "student": "full", "method": lora}, whole=True).read_text()
-    assert "| lora_rank | 4 |" in text and "because\nit started with the teacher's weights\n" in text
+    assert "| lora_rank | 4 |" in text and "because\nit started with the teacher's weights (" in text
     text = model_card(tmp_path, {**CONFIG, "method": {**lora, "student_unet": "small"}}).read_text()
     assert "its UNet had learned already" in text
+
+
+def test_the_card_of_a_path_with_one_node_speaks_of_no_other(tmp_path):
+    method = {"node_steps": [0, 6], "path_walked": False, "node_switching": "fixed"}
+    text = model_card(tmp_path, {**CONFIG, "method": method}).read_text()
+    assert "Its state after 6 steps is the one node of the path" in text
+    assert "because\nthe path has one node only. Only the fake score" in text and "adaptive" not in text
 
 
 @pytest.mark.parametrize("student", ["lora", "full"])

@@ -135,7 +135,9 @@ def test_a_path_of_other_weights_of_the_student_unet(fails, files, small_unet):
     manifest = json.loads((files / "finished" / "degradation" / "manifest.json").read_text())
     assert str(small_unet.parent) not in str(manifest["settings"]) and manifest["untrained"]["variation"] > 0
     again = quick_words(*flags.split(), "--degradation_path", "finished", "--output_dir", "again")
-    assert start(again).wait() == 0
+    assert start([*again, "--degradation_steps", "99", "--degradation_nodes", "5"]).wait() == 0
+    method = json.loads((files / "again" / "disback_config.json").read_text())["method"]
+    assert (method["degradation_steps"], method["degradation_nodes"]) == (6, 3), "those of the path"
     build_small_unet(seed=9).save_pretrained(files / "other")
     flags = f"{flags.replace(str(small_unet), 'other')} --degradation_path finished"
     fails(flags, "--degradation_path finished", "--student_unet", early=False)

@@ -104,18 +104,25 @@ def test_the_artifact_of_a_smaller_student(files, sd_folder, small_unet):
     check_artifact(sd_folder, "full")
 
 
-def test_what_adaptive_switching_says_and_the_card_too(files):
+WALKED = [2, 2, 1, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "flags, said, expected, on_the_card",
+    [
+        ("--node_switching fixed", None, WALKED, ("one after the other", "after 2, 3, 6 steps")),
+        # Of a path that is not walked there is its end alone, where the fake score starts.
+        ("--node_switching adaptive", "as the student starts with", [0] * 8, ("without backtracking", "after 6 steps")),
+        ("--degradation_nodes 1", "as it has one node", [0] * 8, ("the path has one node only", "after 6 steps")),
+    ],
+)
+def test_whether_the_path_is_walked_is_said_and_on_the_card(files, flags, said, expected, on_the_card):
     """A LoRA student starts as the teacher."""
-    for switching, on_the_card, nodes_of_path in (
-        ("adaptive", "without backtracking", "after 6 steps"),  # its end alone, where the fake score starts
-        ("fixed", "one after the other", "after 2, 3, 6 steps"),
-    ):
-        printed = finish("--node_switching", switching, "--output_dir", switching)
-        assert ("No path is walked, as the student starts with" in printed) == (switching == "adaptive")
-        nodes = [line["node"] for line in log(switching) if line["stage"] == "backtracking"]
-        assert nodes == ([0] * 8 if switching == "adaptive" else [2, 2, 1, 1, 0, 0, 0, 0])
-        card = (files / switching / "README.md").read_text()
-        assert on_the_card in card and nodes_of_path in card
+    printed = finish(*flags.split())
+    assert (f"The path is not walked, {said}" in printed) if said else "is not walked" not in printed
+    assert [line["node"] for line in log("out") if line["stage"] == "backtracking"] == expected
+    card = (files / "out" / "README.md").read_text()
+    assert all(text in card for text in on_the_card)
 
 
 OTHER_TEACHERS = {

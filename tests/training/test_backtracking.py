@@ -72,7 +72,7 @@ def test_adaptive_walks_to_a_student_whose_samples_vary_less(walk, student, expe
     path.untrained = {"error": 1.0, "variation": student, "teacher_variation": 2.0}
     with caplog.at_level("INFO"):
         stage, nodes = backtracking(context, path), []
-    walked = "No path is walked" if expected[0] == 0 else "The path is walked"
+    walked = "The path is not walked" if expected[0] == 0 else "The path is walked"
     assert f"{walked}, as the untrained student's samples of one prompt vary by {student}, " in caplog.text
     stage.start()
     for _ in range(8):
