@@ -7,12 +7,12 @@ import pytest
 import torch
 from toy_family import Points, save_points_teacher, two_clouds
 
-from disback_diffusers import DistillationArguments, distill
+from disback_diffusers import DistillationArguments, UsageError, distill
 from disback_diffusers.diffusion.losses import denoising_loss
 from disback_diffusers.models import families
 from disback_diffusers.models.families import open_teacher
 from disback_diffusers.models.roles import Roles
-from disback_diffusers.training.objectives import Objective
+from disback_diffusers.training.objectives import DistributionMatching, Objective
 
 
 SETTINGS = {"degradation_steps": 20, "degradation_nodes": 3, "max_train_steps": 200, "train_batch_size": 256,
@@ -113,9 +113,46 @@ class ScoreIdentity(Objective):
         yield {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach()}
 
 
-def test_an_objective_in_one_class_trains_through_the_scores(points, tmp_path, monkeypatch):
-    monkeypatch.setattr("disback_diffusers.training.distill.DistributionMatching", ScoreIdentity)
-    settings = {**SETTINGS, "max_train_steps": 40, "student": "full", "learning_rate": 1e-4}
-    folder = distill(DistillationArguments(pretrained_teacher_model=points, output_dir=str(tmp_path), **settings))
+def run(points, folder, objective, **settings):
+    settings = {**SETTINGS, "max_train_steps": 40, "student": "full", "learning_rate": 1e-4, **settings}
+    args = DistillationArguments(pretrained_teacher_model=points, output_dir=str(folder), **settings)
+    return distill(args, objective=objective)
+
+
+def test_an_objective_in_one_class_trains_through_the_scores(points, tmp_path):
+    folder = run(points, tmp_path, ScoreIdentity, fake_score_updates_per_step=2)
     assert all(abs(line["loss_student"]) < 100 for line in log(folder))
     assert not torch.equal(sampled(points, folder, "full"), sampled(points, None, "full"))
+    assert json.loads((folder / "disback_config.json").read_text())["method"]["objective"] == "ScoreIdentity"
+    with pytest.raises(UsageError, match="trained with the objective ScoreIdentity, this run has DistributionMatch"):
+        run(points, tmp_path, DistributionMatching, fake_score_updates_per_step=2, resume_from_checkpoint="latest")
+
+
+class WithoutMetrics(ScoreIdentity):
+    def losses(self, batch):
+        yield from (item for item in super().losses(batch) if not isinstance(item, dict))
+
+
+class OfAnUnknownRole(Objective):
+    def losses(self, batch):
+        yield "studnet", self.student.training_samples(batch).sum()
+
+
+class WithoutSamples(ScoreIdentity):
+    def losses(self, batch):
+        for item in super().losses(batch):
+            batch.samples = None if isinstance(item, dict) else batch.samples
+            yield item
+
+
+@pytest.mark.parametrize(
+    "objective, expected",
+    [
+        (WithoutMetrics, "WithoutMetrics yields no metrics: the last item must be a dict"),
+        (OfAnUnknownRole, "OfAnUnknownRole yields a loss for 'studnet', expected is one for student and fake"),
+        (WithoutSamples, "WithoutSamples.losses must set batch.samples"),
+    ],
+)
+def test_an_objective_that_does_not_give_what_is_expected(points, tmp_path, objective, expected):
+    with pytest.raises(ValueError, match=expected):
+        run(points, tmp_path, objective, fake_score_updates_per_step=2, no_backtracking=True, validation_steps=0)

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..files import atomic_write
 from .batches import BatchSource
 from .networks import Networks
-from .objectives import Objective
+from .objectives import DistributionMatching, Objective
 from .parallel import Replicated
 from .path import DegradationPath
 from .settings import OptimizationArguments
@@ -86,27 +86,39 @@ class DistributionBacktracking(Stage):
         """As in `Stage`."""
         batches, shares = [], []
         for batch in self.micro_batches(step):
-            shares.append(self._backward(self.objective.losses(batch)))
+            shares.append(self._backward(self.objective.losses(batch), self.optimizers))
             batches.append(batch)
         metrics = total(shares)
         for role, optimizer in self.optimizers.items():
             metrics[f"grad_norm_{role}"] = optimizer.step()
         for repeat in range(1, self.fake_score_updates):
-            more = total(self._backward(self.objective.fake_score_losses(batch, repeat)) for batch in batches)
+            losses = (self.objective.fake_score_losses(batch, repeat) for batch in batches)
+            more = total(self._backward(of_batch, ["fake"]) for of_batch in losses)
             norm = self.optimizers["fake"].step()
-            metrics["loss_fake"] += (more["loss_fake"] - metrics["loss_fake"]) / (repeat + 1)  # mean of the updates
+            for name, value in more.items():  # mean of the updates
+                before = metrics.get(name, value)
+                metrics[name] = before + (value - before) / (repeat + 1)
             metrics["grad_norm_fake"] = torch.maximum(metrics["grad_norm_fake"], norm)
         self.student.update_ema()
         return metrics
 
-    def _backward(self, losses):
-        """Gradients of one micro-batch. Returns its share of the metrics."""
-        count = self.batches.micro_batches
+    def _backward(self, losses, roles):
+        """Gradients of one micro-batch. Returns its share of the metrics.
+
+        Raises:
+            ValueError: the objective does not give what `Objective.losses` describes.
+        """
+        count, name = self.batches.micro_batches, type(self.objective).__name__
         for item in losses:
             if isinstance(item, dict):
-                return {name: value / count for name, value in item.items()}
+                break
             role, loss = item
+            if role not in roles:
+                raise ValueError(f"{name} yields a loss for '{role}', expected is one for {' and '.join(roles)}.")
             self.optimizers[role].backward(loss / count)
+        else:
+            raise ValueError(f"{name} yields no metrics: the last item must be a dict.")
+        return {metric: torch.as_tensor(value, device=self.parallel.device) / count for metric, value in item.items()}
 
     def after_step(self, step: int) -> None:
         """As in `Stage`."""
@@ -141,9 +153,15 @@ class DistributionBacktracking(Stage):
     @cached_property
     def _origin(self):
         path = [node.sha256 for node in self.path.nodes] if self.path else None
-        return {**super()._origin, "path": path}
+        return {**super()._origin, "path": path, "objective": type(self.objective).__name__}
 
     def _check_origin(self, folder, state):
+        state.setdefault("objective", DistributionMatching.__name__)  # older checkpoints know no other
+        if state["objective"] != self._origin["objective"]:
+            raise UsageError(
+                f"{folder} was trained with the objective {state['objective']}, this run has "
+                f"{self._origin['objective']}: give the same one, or choose another --output_dir."
+            )
         super()._check_origin(folder, state)
         if state["path"] != self._origin["path"]:
             raise UsageError(f"{folder} was trained along another path: {self.path.folder} was recorded anew since.")

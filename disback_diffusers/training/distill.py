@@ -23,7 +23,7 @@ from .distance_probe import DistanceProbe
 from .finish import save_artifact
 from .mismatch_probe import MismatchProbe
 from .networks import Networks
-from .objectives import DistributionMatching
+from .objectives import DistributionMatching, Objective
 from .parallel import Replicated
 from .path import DegradationPath
 from .path_probe import PathProbe
@@ -42,12 +42,17 @@ logger = logging.getLogger(__name__)
 OTHER_ADAPTERS = "--degradation_path (and --lora_rank, --lora_alpha, --lora_target_modules):"
 
 
-def distill(args: DistillationArguments, families: Iterable[type[Family]] | None = None) -> Path:
+def distill(
+    args: DistillationArguments,
+    families: Iterable[type[Family]] | None = None,
+    objective: type[Objective] = DistributionMatching,
+) -> Path:
     """Distill a teacher into a one-step student: stage 1, stage 2, and the artifact in `output_dir`.
 
     Args:
         args (`DistillationArguments`).
         families (`list[type[Family]]`, *optional*): the families of teachers that are allowed; by default all.
+        objective (`type[Objective]`, *optional*): what stage 2 minimises.
 
     Returns:
         the output folder, for `DisBackPipeline.from_pretrained`.
@@ -68,7 +73,7 @@ def distill(args: DistillationArguments, families: Iterable[type[Family]] | None
         folder.open(args.settings())
         try:
             _start_trackers(args, accelerator)
-            Distillation.of(args, sources, accelerator, folder).run(repo_id)
+            Distillation.of(args, sources, accelerator, folder, objective).run(repo_id)
         except BaseException:
             for tracker in accelerator.trackers:
                 tracker.finish()
@@ -97,10 +102,16 @@ class Distillation:
     batches: BatchSource
     validator: Validator
     trainer: Trainer
+    objective: type[Objective] = DistributionMatching
 
     @classmethod
     def of(
-        cls, args: DistillationArguments, sources: Sources, accelerator: Accelerator, folder: RunFolder
+        cls,
+        args: DistillationArguments,
+        sources: Sources,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        objective: type[Objective] = DistributionMatching,
     ) -> "Distillation":
         """Load the weights and make everything that the stages need."""
         parallel = Replicated(accelerator)
@@ -116,7 +127,7 @@ class Distillation:
         )
         probes = make_probes(args, sources, networks, batches, parallel)
         trainer = Trainer(accelerator, parallel, folder, args.run, validator, probes)
-        return cls(args, sources, parallel, folder, networks, batches, validator, trainer)
+        return cls(args, sources, parallel, folder, networks, batches, validator, trainer, objective)
 
     def run(self, repo_id: str | None = None) -> None:
         """Both stages and what they leave; `repo_id` is where it is uploaded to."""
@@ -130,7 +141,7 @@ class Distillation:
         samples = self.validator.card_samples()
         if self.parallel.is_main:
             given = self.args, self.sources, self.networks, samples
-            save_artifact(self.folder.folder, *given, path, walk.walks_path, repo_id)
+            save_artifact(self.folder.folder, *given, path, walk.walks_path, self.objective.__name__, repo_id)
             logger.info(f"The student is in {self.folder.folder}.")
             if repo_id:
                 run = self.args.run
@@ -202,7 +213,7 @@ class Distillation:
 
     def stage_2(self, path: DegradationPath | None, walk: NodeWalk, checkpoint: Checkpoint | None) -> None:
         """Train the student."""
-        objective = DistributionMatching(self.networks.student, self.networks.fake, self.args.objective)
+        objective = self.objective(self.networks.student, self.networks.fake, self.args.objective)
         stage = DistributionBacktracking(
             self.networks,
             self.batches,

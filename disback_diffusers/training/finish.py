@@ -17,13 +17,14 @@ from .sources import Sources
 
 
 def artifact_config(
-    args: DistillationArguments, networks: Networks, path: DegradationPath | None, path_walked: bool
+    args: DistillationArguments, networks: Networks, path: DegradationPath | None, path_walked: bool, objective: str
 ) -> dict:
     """The content of disback_config.json.
 
     Args:
         path (`DegradationPath` or `None`): the path of the run.
         path_walked (`bool`): whether its nodes were targets of the student.
+        objective (`str`): the class of what stage 2 minimised.
     """
     family, role = networks.family, networks.student.denoiser.role
     lora = networks.roles.lora_config(role) if role else None
@@ -36,7 +37,7 @@ def artifact_config(
         "timesteps": networks.student.sampler.timesteps,
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
-        "method": args.recorded(PATH, RESULT),
+        "method": {"objective": objective, **args.recorded(PATH, RESULT)},
     }
     if path is not None and not args.path.no_backtracking:
         of_stage_1 = {f.name for f in fields(PathArguments)} & path.settings.keys()
@@ -59,19 +60,20 @@ def save_artifact(
     samples: tuple[list, list],
     path: DegradationPath | None,
     path_walked: bool,
+    objective: str,
     repo_id: str | None = None,
 ) -> None:
     """Write the student with its averaged weights (float32), disback_config.json and README.md.
 
     Args:
         samples (`tuple`): prompts and images for the card.
-        path, path_walked: as in `artifact_config`.
+        path, path_walked, objective: as in `artifact_config`.
         repo_id (`str`, *optional*): where it is uploaded to.
     """
     student = networks.student
     with student.averaged():
         sources.student.save(folder, student)
-    config = artifact_config(args, networks, path, path_walked)
+    config = artifact_config(args, networks, path, path_walked, objective)
     write_config(folder, config)
     first, *later = config["timesteps"]
     steps = list(timesteps_by_steps(networks.family.scheduler_config, first)) if later else [1]

@@ -36,15 +36,26 @@ class Objective:
         self.schedule, self.target = fake.schedule, None
 
     def losses(self, batch: Batch) -> Losses:
-        """Yields `(role, loss)`, each loss a scalar, and last a `dict` with metrics by name, detached scalars.
+        """The losses of a batch.
 
         Args:
-            batch (`Batch`): its `samples` are set to what the student has generated, detached.
+            batch (`Batch`): set its `samples` to what the student has generated, detached; `fake_score_losses` needs
+                them.
+
+        Yields:
+            `(role, loss)`, the role "student" or "fake" and each loss a scalar; last a `dict` with metrics by name,
+            detached scalars, for the log and the progress bar. A role without a loss stays as it is.
         """
         raise NotImplementedError
 
     def fake_score_losses(self, batch: Batch, repeat: int) -> Losses:
-        """The losses of update number `repeat` (from 1) of the fake score on the same samples, as in `losses`."""
+        """The losses of update number `repeat` (from 1) of the fake score on the same samples, for "fake" alone.
+
+        Raises:
+            ValueError: `losses` has not set the samples.
+        """
+        if batch.samples is None:
+            raise ValueError(f"{type(self).__name__}.losses must set batch.samples.")
         noise, t = batch.fresh_noise(repeat)
         x_t = self.schedule.add_noise(batch.samples, noise, t)
         output = self.fake.output(x_t, t, batch.score_conditions)

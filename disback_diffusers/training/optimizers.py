@@ -78,8 +78,11 @@ class RoleOptimizer:
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(infinite, 0)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if any(parameter.grad is not None for parameter in self.parameters):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:  # the objective has no loss for this role; the scaler would complain
+            self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
         return norm

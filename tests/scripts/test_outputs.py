@@ -112,7 +112,12 @@ WALKED = [2, 2, 1, 1, 0, 0, 0, 0]
     [
         ("--node_switching fixed", None, WALKED, ("one after the other", "after 2, 3, 6 steps")),
         # Of a path that is not walked there is its end alone, where the fake score starts.
-        ("--node_switching adaptive", "as the student starts with", [0] * 8, ("without backtracking", "after 6 steps")),
+        (
+            "--node_switching adaptive",
+            "as the student starts with",
+            [0] * 8,
+            ("without backtracking", "after 6 steps"),
+        ),
         ("--degradation_nodes 1", "as it has one node", [0] * 8, ("the path has one node only", "after 6 steps")),
     ],
 )

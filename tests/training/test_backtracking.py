@@ -279,7 +279,7 @@ def test_micro_batches_make_one_update_of_their_mean_gradient(make_context):
     one, both = stages
     expected = {"student": 0.0, "fake": 0.0}
     for index in (0, 1):
-        one._backward(one.objective.losses(one.batches.make(one.name, 1, index)))
+        one._backward(one.objective.losses(one.batches.make(one.name, 1, index)), one.optimizers)
         for role, optimizer in one.optimizers.items():
             gradients = torch.cat([parameter.grad.flatten() for parameter in optimizer.parameters])
             expected[role] = expected[role] + gradients / 2

@@ -30,6 +30,13 @@ def test_a_step_clips_the_gradient_and_forgets_it(gradient, clipped, precision):
     assert parameter.grad is None or parameter.grad.item() == 0
 
 
+@pytest.mark.parametrize("precision", ["no", "fp16"])
+def test_a_role_without_a_loss_stays_as_it_is(precision, recwarn):
+    parameter, optimizer = make_optimizer(precision=precision, schedule_steps=6, lr_scheduler="linear")
+    assert optimizer.step().item() == 0 and parameter.item() == 0
+    assert not [warning for warning in recwarn if "lr_scheduler" in str(warning.message)]
+
+
 def test_a_restored_optimizer_goes_on_as_the_first_would():
     histories = []
     for restore in (False, True):
