@@ -72,17 +72,18 @@ class RoleOptimizer:
     def step(self) -> torch.Tensor:
         """One update with the accumulated gradients. Returns their norm before clipping, a scalar."""
         self.parallel.average_gradients(self.parameters)
+        if all(parameter.grad is None for parameter in self.parameters):  # no loss; the scaler would refuse
+            self.optimizer.step()
+            self.schedule.step()
+            return torch.zeros((), device=self.parallel.device)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.parameters, self.max_grad_norm)
         infinite = ~norm.isfinite()
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(infinite, 0)
-        if any(parameter.grad is not None for parameter in self.parameters):
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:  # the objective has no loss for this role; the scaler would complain
-            self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.schedule.step()
         self.optimizer.zero_grad()
         return norm
