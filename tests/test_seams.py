@@ -86,11 +86,25 @@ def with_lora(network, folder):
     return network
 
 
-def test_a_family_without_prompts_takes_none(points, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"prompt_dataset": "embedded"}, "--prompt_dataset: a PointsPipeline is not conditioned on prompts"),
+        ({"validation_prompts": ["a cat"]}, "--validation_prompts: a PointsPipeline does not support it"),
+        ({"gradient_checkpointing": True}, "--gradient_checkpointing: a PointsPipeline does not support it"),
+        ({"student": "full", "student_unet": "u"}, "--student_unet: a PointsPipeline does not support it"),
+        ({"lcm_lora": "l"}, "--lcm_lora: a PointsPipeline does not support it"),
+        ({"resolution": ["64"]}, "--resolution 64: points have no size"),
+        (
+            {"pretrained_vae_model_name_or_path": "v"},
+            "--pretrained_vae_model_name_or_path a PointsPipeline has no VAE",
+        ),
+    ],
+)
+def test_what_a_family_lacks_is_refused_by_the_name_of_the_flag(points, tmp_path, monkeypatch, settings, expected):
     monkeypatch.chdir(tmp_path)
-    settings = {"pretrained_teacher_model": points, "prompt_dataset": "embedded"}
-    with pytest.raises(ValueError, match="--prompt_dataset: a PointsPipeline is not conditioned on prompts"):
-        distill(DistillationArguments(**settings, **SETTINGS))
+    with pytest.raises(UsageError, match=expected):
+        distill(DistillationArguments(pretrained_teacher_model=points, **settings, **SETTINGS))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from diffusers import ConfigMixin, DDIMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from disback_diffusers.errors import UsageError
 from disback_diffusers.models.families.base import Family
 from disback_diffusers.models.sizes import Bucket
 
@@ -40,6 +41,8 @@ class Points(Family):
         return network(x_t, t)
 
     def buckets(self, resolution):
+        if resolution:
+            raise UsageError(f"{resolution[0]}: points have no size, leave it out.")
         return [Bucket((2,))]
 
     def decode(self, x0):

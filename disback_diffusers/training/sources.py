@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import ModelMixin, UNet2DConditionModel
 
 from ..artifact.layout import read_config
 from ..data.prompts import load_prompts
@@ -67,6 +68,7 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
         RunError: the Hub cannot be reached.
     """
     family = _open_family(args.teacher, families)
+    _check_support(family, args)
     _check_samples(family, args)
     student = _open_student(args.student, args.teacher.variant, family)
     prompts = _load_prompts(args.data, family)
@@ -104,6 +106,21 @@ def _open_family(settings: TeacherArguments, families) -> Family:
         with about("--pretrained_vae_model_name_or_path"):
             family.use_vae(settings.pretrained_vae_model_name_or_path)
     return family
+
+
+def _check_support(family, args):
+    """What not every architecture can do."""
+    network = family.network_class
+    supported = {
+        "gradient_checkpointing": getattr(network, "_supports_gradient_checkpointing", False),  # of diffusers
+        "enable_xformers_memory_efficient_attention": issubclass(network, ModelMixin),
+        "student_unet": issubclass(network, UNet2DConditionModel),
+        "lcm_lora": issubclass(network, UNet2DConditionModel),
+        "validation_prompts": family.uses_prompts,
+    }
+    for name, is_supported in supported.items():
+        if args[name] and not is_supported:
+            raise UsageError(f"--{name}: a {family.pipeline_name} does not support it, leave it out.")
 
 
 def _check_samples(family, args):

@@ -40,6 +40,7 @@ class Family:
     network_class: type  # with `from_config` and `from_pretrained`
     network_folder = "unet"
     uses_prompts = False
+    prompt_tokens: int | None = None  # how many of a prompt are read
     conditioning_timestep: float = 399  # the default t*
     # Suffixes of the layers that a LoRA adapts, by the name that users give; those a network lacks are left out.
     lora_targets: dict[str, tuple[str, ...]] = {}
