@@ -43,7 +43,7 @@ class DegradationRecording(Stage):
         self.path, self.target = path, networks.target
         self.node_steps = node_steps(settings.degradation_steps, nodes, settings.node_spacing)
         self.optimizer = self.add_optimizer("target", self.target.parameters(), settings.degradation_learning_rate)
-        self.probe = PathProbe(networks, batches)
+        self.probe = PathProbe(networks, batches, parallel)
         self.losses = []  # since the last node
 
     @property
@@ -53,8 +53,9 @@ class DegradationRecording(Stage):
 
     def start(self) -> None:
         """As in `Stage`."""
+        measured = self.probe(self.networks.teacher)
         if self.parallel.is_main:
-            self.path.start(**self.probe(self.networks.teacher))
+            self.path.start(**measured)
 
     def train_step(self, step: int) -> dict[str, torch.Tensor]:
         """As in `Stage`."""
@@ -81,9 +82,10 @@ class DegradationRecording(Stage):
         """As in `Stage`."""
         if step not in self.node_steps:
             return
+        measured = self.probe(self.target)
         if self.parallel.is_main:
             mean = sum(self.losses) / len(self.losses)
-            self.path.add(self.networks.roles, step, role=self.target.role, loss=mean, **self.probe(self.target))
+            self.path.add(self.networks.roles, step, role=self.target.role, loss=mean, **measured)
         self.losses = []
 
     def finish(self) -> None:

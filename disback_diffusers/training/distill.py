@@ -186,7 +186,7 @@ class Distillation:
         fingerprint, untrained = self.sources.student.fingerprint(self.networks.student), None
         if fingerprint:
             settings["student_unet"] = fingerprint
-            untrained = PathProbe(self.networks, self.batches).untrained(self.parallel)
+            untrained = PathProbe(self.networks, self.batches, self.parallel).untrained()
         return DegradationPath(where, self.networks.roles.fingerprint, settings, untrained=untrained)
 
     def _nodes_to_record(self, path):

@@ -25,10 +25,11 @@ class PathProbe:
     Args:
         networks (`Networks`): the student is untrained still.
         batches (`BatchSource`).
+        parallel (`Replicated`): each process measures its share; what is returned is the same on all of them.
     """
 
-    def __init__(self, networks: Networks, batches: BatchSource):
-        self.networks, self.batches, self.student = networks, batches, networks.student
+    def __init__(self, networks: Networks, batches: BatchSource, parallel: Replicated):
+        self.networks, self.batches, self.parallel, self.student = networks, batches, parallel, networks.student
         self.schedule = networks.family.schedule
         self._fixed = None
 
@@ -49,12 +50,12 @@ class PathProbe:
                 x_t = self.schedule.add_noise(x0, batch.noise, t)
                 predicted = self.schedule.to_epsilon(denoiser.output(x_t, t, batch.conditions), x_t, t)
                 values.append((predicted - batch.noise).square().mean())
-            losses[f"{name}_loss"] = torch.stack(values).mean().item()
+            losses[f"{name}_loss"] = self.parallel.mean(torch.stack(values).mean()).item()
         return losses
 
     @torch.no_grad()
-    def untrained(self, parallel: Replicated) -> dict[str, float]:
-        """How the student starts: `DegradationPath.untrained`, the same on every process.
+    def untrained(self) -> dict[str, float]:
+        """How the student starts: `DegradationPath.untrained`.
 
         Raises:
             RunError: samples are not finite numbers.
@@ -70,11 +71,13 @@ class PathProbe:
         error = (x0 - teacher).square().mean() / (nothing - teacher).square().mean()
         spreads = [variation(samples.unflatten(0, (-1, SAMPLES_OF_A_PROMPT))) for samples in (student, teacher)]
         values = torch.tensor([error.item(), *spreads], device=batch.t.device)
-        return dict(zip(UNTRAINED, parallel.mean(values).tolist(), strict=True))
+        return dict(zip(UNTRAINED, self.parallel.mean(values).tolist(), strict=True))
 
     def _fix_samples(self):
-        batch = self.batches.make("probe", 1, size=SAMPLES)
-        times = self.batches.times.spread(SAMPLES * TIMES).view(SAMPLES, TIMES).T.contiguous().to(batch.t.device)
+        share = self.parallel.share(SAMPLES)
+        batch = self.batches.make("probe", 1, size=len(share))
+        times = self.batches.times.spread(SAMPLES * TIMES).view(SAMPLES, TIMES)[share]
+        times = times.T.contiguous().to(batch.t.device)
         return batch, times, self._samples(batch, batch.conditions)
 
     def _samples(self, batch: Batch, conditions):

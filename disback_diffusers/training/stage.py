@@ -120,9 +120,9 @@ class Stage:
         state = json.loads((folder / "state.json").read_text())
         self._check_origin(folder, state)
         for role, optimizer in self.optimizers.items():
-            file = folder / f"optimizer_{role}.pt"
-            if not file.is_file():
-                file = folder / f"learner_{role}.pt"  # as version 0.1 named it
+            file, older = folder / f"optimizer_{role}.pt", folder / f"learner_{role}.pt"  # as version 0.1 named it
+            if older.is_file():
+                file = older
             optimizer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         if type(state["step"]) is not int:
             raise ValueError(f"its step is {state['step']!r}")

@@ -41,7 +41,7 @@ def test_target_learns_the_untrained_student_and_nodes_keep_it(make_context, tmp
     fresh = make_context(degradation_steps=30, train_batch_size=8, **ALL_LAYERS)
     loaded = DegradationPath.load(tmp_path / "path", base=fresh.roles)
     loaded.load_into(fresh.roles, 3)
-    measured = PathProbe(fresh.networks, fresh.batches)(fresh.networks.target)
+    measured = PathProbe(*fresh.parts)(fresh.networks.target)
     assert measured["student_loss"] == pytest.approx(losses[-1], rel=1e-5)
 
 

@@ -16,7 +16,7 @@ from disback_diffusers.training.path_probe import PathProbe
 def test_the_error_is_that_of_the_noise_whatever_the_teacher_predicts(make_context, tmp_path):
     """An error of v is alpha times as large an error of the noise."""
     context = make_context(pretrained_teacher_model=str(save_sd(tmp_path / "sd", prediction_type="v_prediction")))
-    probe, expected = PathProbe(context.networks, context.batches), []
+    probe, expected = PathProbe(*context.parts), []
     measured = probe(context.networks.teacher)
     batch, times, samples = probe._fixed
     for t in times:
@@ -28,6 +28,15 @@ def test_the_error_is_that_of_the_noise_whatever_the_teacher_predicts(make_conte
     assert measured["student_loss"] == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
 
+def test_each_process_measures_its_share(make_context):
+    context, sizes = make_context(), []
+    context.parallel.rank, context.parallel.world = 1, 2
+    context.parallel.mean = lambda value: sizes.append(len(probe._fixed[0].z)) or value
+    probe = PathProbe(*context.parts)
+    probe(context.networks.teacher)
+    assert sizes == [8, 8] and len(probe._fixed[2]["student"]) == 8
+
+
 def test_it_is_the_same_again_whatever_noise_the_teachers_scheduler_adds(make_context, tmp_path):
     """A resumed run measures anew, and an ancestral sampler needs random numbers of its own."""
     folder = save_sd(tmp_path / "sd")
@@ -35,7 +44,7 @@ def test_it_is_the_same_again_whatever_noise_the_teachers_scheduler_adds(make_co
     config["_class_name"] = "DDPMScheduler"
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     context = make_context(pretrained_teacher_model=str(folder))
-    first, again = (PathProbe(context.networks, context.batches)(context.networks.teacher) for _ in range(2))
+    first, again = (PathProbe(*context.parts)(context.networks.teacher) for _ in range(2))
     assert first == again
 
 
@@ -60,7 +69,7 @@ def untrained(make_context, small_unet):
     def measure(sample=lambda z, conditions: z, denoise=lambda x_t, t: x_t):
         denoiser = OddDenoiser(context.student.denoiser, batch.z, sample, denoise)
         context.networks.student = Student(denoiser, OneStep(399))
-        return PathProbe(context.networks, context.batches).untrained(context.parallel)
+        return PathProbe(*context.parts).untrained()
 
     measure.schedule, measure.batch = context.family.schedule, batch
     return measure
