@@ -1,8 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """From what was opened to networks and batches: the weights are loaded here."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from .arguments import DistillationArguments
 from .batches import BatchSource
 from .networks import Networks
 from .parallel import Replicated
-from .settings import StudentArguments, SystemArguments
+from .settings import DataArguments, StudentArguments, SystemArguments
 from .sources import Sources, other_student_unet
 from .students import LoraStudent
 
@@ -45,23 +44,18 @@ def build(
     with about("--student_unet" if args.student.student_unet else "--pretrained_teacher_model"):
         own = student.load_network(family)
     if parallel.is_main:
-        with _blaming_the_vae(args):
+        other = args.teacher.pretrained_vae_model_name_or_path
+        with about("--pretrained_vae_model_name_or_path" if other else "--pretrained_teacher_model"):
             family.prepare_decoder()
 
-    batches = _make_batches(args, family, sources, parallel, folder)
+    encoder_id = f"{resolve(family.name)} {family.commit} {args.teacher.variant} {DTYPES[parallel.precision]}"
+    batches = _make_batches(args.data, args.system.seed, sources, parallel, folder, encoder_id)
     for network in filter(None, (base, own)):
         network.to(parallel.device)
         speed_up(network, args.system)
     networks = make_networks(family, roles, student, own, parallel)
     _check_path(sources, networks)
     return networks, batches
-
-
-@contextmanager
-def _blaming_the_vae(args) -> Iterator[None]:
-    other = args.teacher.pretrained_vae_model_name_or_path
-    with about("--pretrained_vae_model_name_or_path" if other else "--pretrained_teacher_model"):
-        yield
 
 
 def _check_path(sources, networks):
@@ -75,21 +69,21 @@ def _check_path(sources, networks):
         raise UsageError(other_student_unet(path.folder))
 
 
-def _make_batches(args, family, sources, parallel, folder) -> BatchSource:
-    dtype, cache = DTYPES[parallel.precision], args.data.cache_text_embeddings
+def _make_batches(settings: DataArguments, seed, sources, parallel, folder, encoder_id) -> BatchSource:
+    family, cache = sources.family, settings.cache_text_embeddings
     with parallel.main_first() if cache == "disk" else nullcontext():  # the others then find the file
         with about("--pretrained_teacher_model"):
-            encode = family.load_encoder(parallel.device, dtype)
+            encode = family.load_encoder(parallel.device, DTYPES[parallel.precision])
         bank = PromptBank(
             sources.prompts,
             encode,
             cache=cache,
             folder=folder / "text_embeddings",
-            encoder_id=f"{resolve(family.name)} {family.commit} {args.teacher.variant} {dtype}",
+            encoder_id=encoder_id,
             show_progress=parallel.is_main,
         )
-    buckets, times = family.buckets(args.data.resolution), training_times(family.schedule)
-    batches = BatchSource(bank, buckets, times, args.data, args.system.seed, parallel)
+    buckets, times = family.buckets(settings.resolution), training_times(family.schedule)
+    batches = BatchSource(bank, buckets, times, settings, seed, parallel)
     batches.show(sources.shown)
     if cache != "off":
         bank.encode = None  # the text encoder's memory is free again

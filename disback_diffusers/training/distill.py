@@ -30,7 +30,7 @@ from .path_probe import PathProbe
 from .plan import print_plan
 from .prepare import prepare, repo_name
 from .run_folder import Checkpoint, RunFolder
-from .settings import PATH
+from .settings import PATH, RunArguments
 from .sources import Sources
 from .stage import Stage
 from .switching import NodeWalk, count_stays
@@ -72,7 +72,7 @@ def distill(
             repo_id = hub.create_hub_repo(repo_name(args.run), args.run.hub_token)
         folder.open(args.settings())
         try:
-            _start_trackers(args, accelerator)
+            _start_trackers(args.settings(), accelerator)
             Distillation.of(args, sources, accelerator, folder, objective).run(repo_id)
         except BaseException:
             for tracker in accelerator.trackers:
@@ -84,9 +84,9 @@ def distill(
         return folder.folder
 
 
-def _start_trackers(args, accelerator):
-    if args.run.report_to:
-        settings = {key: str(value) if isinstance(value, list) else value for key, value in args.settings().items()}
+def _start_trackers(settings, accelerator):
+    if settings["report_to"]:
+        settings = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
         accelerator.init_trackers("disback", {key: value for key, value in settings.items() if value is not None})
 
 
@@ -125,7 +125,7 @@ class Distillation:
             args.objective.guidance_scale,
             folder.folder / "samples",
         )
-        probes = make_probes(args, sources, networks, batches, parallel)
+        probes = make_probes(args.run, sources, networks, batches, parallel)
         trainer = Trainer(accelerator, parallel, folder, args.run, validator, probes)
         return cls(args, sources, parallel, folder, networks, batches, validator, trainer, objective)
 
@@ -231,14 +231,10 @@ class Distillation:
 
 
 def make_probes(
-    args: DistillationArguments,
-    sources: Sources,
-    networks: Networks,
-    batches: BatchSource,
-    parallel: Replicated,
+    run: RunArguments, sources: Sources, networks: Networks, batches: BatchSource, parallel: Replicated
 ) -> list:
     """What measures the student along the training."""
-    run, shared = args.run, (networks, batches, parallel)
+    shared = networks, batches, parallel
     probes = [MismatchProbe(*shared, run.log_mismatch_every)] if run.log_mismatch_every else []
     if run.log_fd_every:
         compared = sources.reference, sources.extractor

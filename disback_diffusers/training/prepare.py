@@ -44,7 +44,7 @@ def prepare(
         with about("--hub_model_id" if args.run.hub_model_id else "--output_dir:"):
             hub.check_repo_name(repo_name(args.run))
     sources = open_sources(args, families)
-    _check_packages(args)
+    _check_packages(args.optimization.use_8bit_adam, args.system, args.run.dry_run)
     accelerator = make_accelerator(args.system, args.run)
     if not args.run.dry_run:
         open_extractor(sources, accelerator.device)
@@ -63,12 +63,12 @@ def repo_name(run: RunArguments) -> str:
     return run.hub_model_id or os.path.basename(os.path.abspath(run.output_dir))
 
 
-def _check_packages(args):
+def _check_packages(use_8bit_adam, system, dry_run):
     try:
-        optimizer_class(args.optimization.use_8bit_adam)  # checks
-        _check_xformers(args.system)
+        optimizer_class(use_8bit_adam)  # checks
+        _check_xformers(system)
     except UsageError as error:
-        if not args.run.dry_run:  # which may plan for another machine
+        if not dry_run:  # which may plan for another machine
             raise
         logger.warning(f"A run on this machine would stop: {error}")
 

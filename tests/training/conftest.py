@@ -57,7 +57,7 @@ class Context:
     @property
     def probes(self):
         """Those that the settings ask for."""
-        return make_probes(self.args, self.sources, *self.parts)
+        return make_probes(self.args.run, self.sources, *self.parts)
 
     def validator(self, folder):
         scale = self.args.objective.guidance_scale
