@@ -23,6 +23,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def counted(n: int, noun: str) -> str:
+    """The number with its noun, such as "1 node" and "7 nodes"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def with_flags(message: str) -> str:
     """A message for the command line: settings that it names as in Python, `variant="fp16"`, become `--variant fp16`.
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from .. import hub
 from ..artifact.layout import without_paths
-from ..errors import UsageError, about, one_line
+from ..errors import UsageError, about, counted, one_line
 from ..models.families.base import Family
 from .arguments import DistillationArguments
 from .backtracking import DistributionBacktracking
@@ -142,7 +142,10 @@ class Distillation:
         if self.parallel.is_main:
             given = self.args, self.sources, self.networks, samples
             save_artifact(self.folder.folder, *given, path, walk.walks_path, self.objective.__name__, repo_id)
-            logger.info(f"The student is in {self.folder.folder}.")
+            logger.info(
+                f"The student is in {self.folder.folder}, its sample images are in {self.folder.folder / 'samples'}. "
+                f"Load it with DisBackPipeline.from_pretrained({str(self.folder.folder)!r})."
+            )
             if repo_id:
                 run = self.args.run
                 hub.push_folder(self.folder.folder, repo_id, run.hub_token, with_path=run.push_degradation_path)
@@ -172,6 +175,7 @@ class Distillation:
             return DegradationPath.load(where, base=roles)
         path = DegradationPath.load(where, base=roles) if checkpoint else self._new_path(where)
         nodes = self._nodes_to_record(path)
+        logger.info(f"Stage 1: {self.args.path.degradation_steps:,} updates, {counted(nodes, 'node')}.")
         stage = DegradationRecording(
             self.networks, self.batches, self.parallel, self.args.optimization, self.args.path, path, nodes
         )
@@ -198,6 +202,13 @@ class Distillation:
 
     def walk(self, path: DegradationPath | None) -> NodeWalk:
         """The targets of stage 2."""
+        walk, steps = self._choose_targets(path), f"Stage 2: {self.args.optimization.max_train_steps:,} updates"
+        stays, stay = len(walk.numbers) - 1, walk.steps_per_node
+        first = f", the first {stays} x {stay} of them against nodes of the path" if stays else " against the teacher"
+        logger.info(f"{steps}{first}.")
+        return walk
+
+    def _choose_targets(self, path):
         settings = self.args.path
         if path is None or settings.no_backtracking:
             return NodeWalk.teacher_only()

@@ -4,6 +4,7 @@
 import torch
 from accelerate import Accelerator
 
+from ..errors import counted
 from ..models.denoiser import Denoiser
 from ..models.roles import Roles
 from .activations import saved_bytes
@@ -92,11 +93,12 @@ class Plan:
         samples = args.data.train_batch_size * args.data.gradient_accumulation_steps * self.processes
         updates = args.objective.fake_score_updates_per_step
         forwards = 5 + guided + args.student.proportion_later_steps + 2 * (updates - 1)
-        rows = [("prompts", f"{len(self.sources.prompts):,}; {samples} samples an update")]
+        rows = [("prompts", f"{len(self.sources.prompts):,}; {counted(samples, 'sample')} an update")]
         if nodes:
             length = f"reused from {path.folder}" if path else f"{args.path.degradation_steps} updates"
-            count = f"{nodes} node{'s' if nodes > 1 else ''}"
-            rows.append(("stage 1", f"{length}, {count}, {nodes * self.lora * 4 / 2**20:,.0f} MiB on disk"))
+            rows.append(
+                ("stage 1", f"{length}, {counted(nodes, 'node')}, {nodes * self.lora * 4 / 2**20:,.0f} MiB on disk")
+            )
         steps, stays = args.optimization.max_train_steps, count_stays(nodes + 1) if self._may_walk() else 0
         walked = f", {stays} x {args.steps_per_stay(stays)} of them at nodes of the path" if stays else ""
         rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))

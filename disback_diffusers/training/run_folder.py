@@ -158,6 +158,7 @@ class RunFolder:
                 logger.warning(f"{self.folder} is on a file system without locks: let no other run use it.")
             except OSError as error:
                 raise RunError(f"--output_dir {self.folder} cannot be written to: {error.strerror}.") from None
+            settings = {**settings, "resume_from_checkpoint": None, "dry_run": False}  # ready for another run
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             atomic_write(self.folder / ARGUMENTS, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

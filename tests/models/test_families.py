@@ -103,14 +103,14 @@ def test_decoded_samples_are_the_images_of_the_stock_pipeline(family, folder):
 def test_which_family_a_folder_is_of(sd_folder, sdxl_folder):
     assert type(open_teacher(str(sd_folder))) is StableDiffusion
     assert type(open_teacher(str(sdxl_folder))) is StableDiffusionXL
-    expected = "is a StableDiffusionXLPipeline; expected is a StableDiffusionPipeline: take one, or another script"
+    expected = "is a StableDiffusionXLPipeline: take a StableDiffusionPipeline, or another script"
     with pytest.raises(UsageError, match=expected):
         open_teacher(str(sdxl_folder), among=[StableDiffusion])
 
 
 def test_a_folder_of_no_known_family(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
-    expected = "a KandinskyPipeline; expected is a StableDiffusionPipeline or a StableDiffusionXLPipeline: take one.$"
+    expected = "a KandinskyPipeline: take a StableDiffusionPipeline or a StableDiffusionXLPipeline.$"
     with pytest.raises(UsageError, match=expected):
         open_teacher(str(tmp_path))
 

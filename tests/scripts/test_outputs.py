@@ -124,6 +124,12 @@ WALKED = [2, 2, 1, 1, 0, 0, 0, 0]
 def test_whether_the_path_is_walked_is_said_and_on_the_card(files, flags, said, expected, on_the_card):
     """A LoRA student starts as the teacher."""
     printed = finish(*flags.split())
+    assert (
+        "Stage 2: 8 updates, the first 2 x 2 of them" in printed
+        if said is None
+        else "8 updates against the" in printed
+    )
+    assert "Load it with DisBackPipeline.from_pretrained('out')." in printed
     assert (f"The path is not walked, {said}" in printed) if said else "is not walked" not in printed
     assert [line["node"] for line in log("out") if line["stage"] == "backtracking"] == expected
     card = (files / "out" / "README.md").read_text()

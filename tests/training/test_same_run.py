@@ -27,6 +27,15 @@ def settings(**changes):
     return DistillationArguments(**{"pretrained_teacher_model": "sd", "prompt_dataset": "p.txt", **changes}).settings()
 
 
+def test_the_settings_that_a_run_leaves_are_those_of_a_new_run(folder):
+    """After a resumed run too, arguments.yaml can be given to --config."""
+    run = RunFolder(folder / "run")
+    run.open(settings(resume_from_checkpoint="latest", lora_rank=3))
+    run.close()
+    left = yaml.safe_load((folder / "run" / "arguments.yaml").read_text())
+    assert left["resume_from_checkpoint"] is None and left["lora_rank"] == 3
+
+
 def test_every_setting_says_what_it_shapes():
     kinds = [names(shapes=kind) for kind in (TEACHER, PATH, RESULT, NOTHING)]
     assert sorted(chain(*kinds)) == sorted(DistillationArguments.defaults())

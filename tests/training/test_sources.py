@@ -127,7 +127,9 @@ def test_a_scheduler_that_cannot_take_the_teachers_predictions_is_refused(make_a
 
 
 def test_a_teacher_of_another_family_is_refused(make_args, sdxl_folder):
-    with pytest.raises(UsageError, match="is a StableDiffusionPipeline; expected is a StableDiffusionXLPipeline"):
+    with pytest.raises(
+        UsageError, match="is a StableDiffusionPipeline: take a StableDiffusionXLPipeline, or another script"
+    ):
         open_sources(make_args(), [StableDiffusionXL])
     family = open_sources(make_args(pretrained_teacher_model=str(sdxl_folder)), [StableDiffusionXL]).family
     assert type(family) is StableDiffusionXL

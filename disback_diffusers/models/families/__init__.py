@@ -40,5 +40,5 @@ def open_teacher(
         if family.pipeline_name == kind:
             return family(source)
     expected = " or a ".join(family.pipeline_name for family in among)
-    remedy = "take one, or another script." if len(among) < len(FAMILIES) else "take one."
-    raise source.error(f"is a {kind}; expected is a {expected}: {remedy}")
+    remedy = ", or another script" if len(among) < len(FAMILIES) else ""
+    raise source.error(f"is a {kind}: take a {expected}{remedy}.")
