@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from disback_diffusers import DisBackPipeline, DistillationArguments, UsageError, distill
 
@@ -45,12 +46,14 @@ def test_runs_of_one_process_do_not_shape_each_other(tmp_path, sd_folder, monkey
                 "max_train_steps": 2, "lora_rank": 2, "train_batch_size": 2, "validation_steps": 0}  # fmt: skip
     precisions = {}
     for precision in ("bf16", None, "fp16", "no"):
-        args = DistillationArguments(**settings, mixed_precision=precision, output_dir=str(tmp_path / str(precision)))
+        more = {"mixed_precision": precision, "allow_tf32": precision == "bf16"}
+        args = DistillationArguments(**settings, **more, output_dir=str(tmp_path / str(precision)))
         if precision == "fp16":
             with pytest.raises(UsageError, match="--mixed_precision fp16 needs a GPU"):
                 distill(args)
             continue
         config = json.loads((distill(args) / "disback_config.json").read_text())
         precisions[precision] = config["method"]["mixed_precision"]
+        assert torch.backends.cuda.matmul.allow_tf32 == (precision == "bf16")
         assert args.system.mixed_precision == precision and args.student.conditioning_timestep is None
     assert precisions == {"bf16": "bf16", None: "no", "no": "no"}

@@ -48,7 +48,8 @@ def far_from_data(points):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("student, rate", [("lora", 3e-3), ("full", 1e-3)])
-def test_a_family_in_one_file_runs_both_stages(points, tmp_path, student, rate):
+def test_a_family_in_one_file_runs_both_stages(points, tmp_path, student, rate, caplog):
+    caplog.set_level("INFO")
     settings = {**SETTINGS, "student": student, "learning_rate": rate, "lora_rank": 8}
     folder = distill(DistillationArguments(pretrained_teacher_model=points, output_dir=str(tmp_path), **settings))
     manifest = json.loads((folder / "degradation" / "manifest.json").read_text())
@@ -56,6 +57,7 @@ def test_a_family_in_one_file_runs_both_stages(points, tmp_path, student, rate):
     config = json.loads((folder / "disback_config.json").read_text())
     assert (config["pipeline"], config["timesteps"]) == ("PointsPipeline", [399])
     assert (folder / "samples" / "step-200.png").is_file()
+    assert "Load it with" not in caplog.text, "DisBackPipeline has no pipeline for it"
     assert {line["node"] for line in log(folder)} == {2, 1, 0}  # the path was walked
 
     before, after = (sampled(points, folder if trained else None, student) for trained in (False, True))
@@ -152,6 +154,17 @@ class OfAnUnknownRole(Objective):
         yield "studnet", self.student.training_samples(batch).sum()
 
 
+class MetricsFirst(ScoreIdentity):
+    def losses(self, batch):
+        *pairs, metrics = super().losses(batch)
+        yield from (metrics, *pairs)
+
+
+class NoScalars(ScoreIdentity):
+    def losses(self, batch):
+        yield "student", self.student.training_samples(batch)
+
+
 class WithoutSamples(ScoreIdentity):
     def losses(self, batch):
         for item in super().losses(batch):
@@ -164,9 +177,17 @@ class WithoutSamples(ScoreIdentity):
     [
         (WithoutMetrics, "WithoutMetrics yields no metrics: the last item must be a dict"),
         (OfAnUnknownRole, "OfAnUnknownRole yields a loss for 'studnet', expected is one for student and fake"),
+        (MetricsFirst, "MetricsFirst yields more after its metrics"),
+        (NoScalars, r"NoScalars yields a loss of shape \(256, 2\) for 'student': it must be a scalar"),
         (WithoutSamples, "WithoutSamples.losses must set batch.samples"),
     ],
 )
 def test_an_objective_that_does_not_give_what_is_expected(points, tmp_path, objective, expected):
     with pytest.raises(ValueError, match=expected):
         run(points, tmp_path, objective, fake_score_updates_per_step=2, no_backtracking=True, validation_steps=0)
+
+
+def test_what_is_no_objective_is_refused_at_once(points, tmp_path):
+    with pytest.raises(TypeError, match="objective must be a subclass of Objective, not 'sid'"):
+        run(points, tmp_path / "run", "sid")
+    assert not (tmp_path / "run").exists()

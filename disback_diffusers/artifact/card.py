@@ -85,7 +85,7 @@ def model_card(
         name = f"samples/card-{i}.png"
         atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
         widget.append({"text": prompt, "output": {"url": name}})
-    plot = folder / "degradation" / "path.png"
+    plot = folder / "degradation" / "path.png" if node_steps else Path()
     if plot.is_file():  # into samples/, which is always uploaded
         atomic_write(folder / PLOT, lambda file: shutil.copyfile(plot, file))
     text = _template().render(
@@ -104,6 +104,8 @@ def model_card(
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
         node_steps=[step for step in node_steps if step > 0],
+        fake_score_init=method.get("fake_score_init", "node"),
+        served=pipeline in TAGS,
         no_backtracking=method.get("no_backtracking", False),
         path_walked=method.get("path_walked", True),
         with_path=with_path,
@@ -143,14 +145,15 @@ def _listed(numbers):
 
 
 def _front_matter(base, pipeline, is_lora, widget):
-    kind = ["lora", "template:sd-lora"] if is_lora else []
+    kind = ["lora", "template:sd-lora"] if is_lora and pipeline in TAGS else []
+    text = ["text-to-image"] if pipeline in TAGS else []
     return ModelCardData(
         base_model=hub_id(base),
         base_model_relation=("adapter" if is_lora else "finetune") if hub_id(base) else None,
         library_name="diffusers",
-        pipeline_tag="text-to-image",
+        pipeline_tag=text[0] if text else None,
         license=LICENSES.get(base),
-        tags=["text-to-image", "diffusers", *TAGS.get(pipeline, []), *kind, *OUR_TAGS],
+        tags=[*text, "diffusers", *TAGS.get(pipeline, []), *kind, *OUR_TAGS],
         widget=widget or None,
     )
 

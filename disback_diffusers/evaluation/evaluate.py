@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import __version__
 from ..data.prompts import load_prompts
-from ..errors import UsageError
+from ..errors import UsageError, about
 from ..files import atomic_write
 from ..launcher import check_launcher
 from ..models.embedded import EMBEDDED
@@ -120,7 +120,8 @@ class Instruments:
         self.clip = ClipScore(args.clip_model, device) if args.clip_model else None
         self.extractor = self.reference = None
         if args.reference or args.save_reference:
-            self.extractor = load_extractor(args.feature_extractor or default_extractor(args.reference), device)
+            with about("--feature_extractor"):
+                self.extractor = load_extractor(args.feature_extractor or default_extractor(args.reference), device)
         if args.reference:
             self.reference = load_reference(args.reference, self.extractor, args.eval_size, args.num_real_images)
 

@@ -50,7 +50,7 @@ def _inception(device):
         from torchmetrics.image.fid import NoTrainInceptionV3
     except (ImportError, RuntimeError):  # the second from a torchvision made for another torch
         raise UsageError(
-            "--feature_extractor inception needs torchmetrics, torch-fidelity and the torchvision of your torch: "
+            "inception needs torchmetrics, torch-fidelity and the torchvision of your torch: "
             'pip install "disback-diffusers[eval]" torch-fidelity torchvision; or give a CLIP.'
         ) from None
     try:
@@ -58,7 +58,7 @@ def _inception(device):
     except OSError as error:  # what urllib raises
         where = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
         raise UsageError(
-            f"--feature_extractor inception: its weights cannot be downloaded ({one_line(error)}): put "
+            f"inception: its weights cannot be downloaded ({one_line(error)}): put "
             f"{URL_INCEPTION_V3} at {where}, or give a CLIP's folder."
         ) from None
     return lambda images: network(images)
@@ -72,7 +72,7 @@ def _clip(name, device):
         model = CLIPModel.from_pretrained(name).to(device).eval()
     except Exception as error:  # of two libraries
         known = 'expected "inception", "embedded", or the folder or Hub id of a CLIP'
-        raise UsageError(f"--feature_extractor {name}: {known} ({one_line(error)})") from None
+        raise UsageError(f"{name}: {known} ({one_line(error)})") from None
     size = model.config.vision_config.image_size
     mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (processor.image_mean, processor.image_std))
 

@@ -26,9 +26,14 @@ def base_fingerprint(network: torch.nn.Module) -> str:
     one base agree, and so does a float16 copy where the weights were published in float16. Where they were published
     in float32 it does not, as its values have been rounded once before.
     """
-    digest, samples = hashlib.sha256(), []
     base = {k.replace(".base_layer.", "."): v for k, v in network.state_dict().items() if ".lora_" not in k}
-    for key, value in sorted(base.items()):
+    return fingerprint(base)
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of named tensors, as in `base_fingerprint`."""
+    digest, samples = hashlib.sha256(), []
+    for key, value in sorted(tensors.items()):
         digest.update(f"{key} {tuple(value.shape)}\n".encode())
         count = min(SAMPLES_PER_TENSOR, value.numel())
         at = torch.arange(count, device=value.device) * value.numel() // count

@@ -67,6 +67,7 @@ class Denoiser:
         """
         x_t, t = to_device(x_t, self.device), to_device(t, self.device)
         dtype = next(self.network.parameters()).dtype
+        conditions = conditions.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
         with self.running():
             return self.family.call(self.network, self.schedule.scale_input(x_t, t).to(dtype), t, conditions)
 

@@ -61,7 +61,7 @@ class DistillationArguments:
         if settings:
             raise TypeError(f"DistillationArguments has no setting '{min(settings)}'.")
         self._complete()
-        self._validate()
+        self.validate()
 
     def _complete(self):
         """Defaults that depend on other settings, and local paths in full."""
@@ -115,7 +115,17 @@ class DistillationArguments:
     # -----------------------------------------------------------------------------------------------------------------
     # Checks
 
-    def _validate(self):
+    def validate(self) -> None:
+        """Check all values, as the constructor does.
+
+        Raises:
+            UsageError: a value of another type, or one that cannot work, whatever the teacher is.
+        """
+        for group in fields(type(self)):
+            own = getattr(self, group.name)
+            for name, annotation in get_type_hints(group.type).items():
+                if name != "steps_per_node":  # which has two types by now
+                    setattr(own, name, checked(name, annotation, getattr(own, name)))
         defaults = self.defaults()
         for f in _all_fields().values():
             check_limits(f, self[f.name])
@@ -142,6 +152,11 @@ class DistillationArguments:
             )
         if path.may_walk(self.student.student_unet) and not path.degradation_path:
             self.steps_per_stay(path.degradation_nodes - 1)  # checks
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether stage 1 records anything: targets for the student, or the start of the fake score."""
+        return self.path.may_walk(self.student.student_unet) or self.objective.fake_score_init in ("node", "fit")
 
     def steps_per_stay(self, stays: int) -> int:
         """Updates of stage 2 at each node that is a target.

@@ -109,16 +109,26 @@ class DistributionBacktracking(Stage):
             ValueError: the objective does not give what `Objective.losses` describes.
         """
         count, name = self.batches.micro_batches, type(self.objective).__name__
+        metrics = None
         for item in losses:
+            if metrics is not None:
+                raise ValueError(f"{name} yields more after its metrics, which must be the last item.")
             if isinstance(item, dict):
-                break
+                metrics = {key: torch.as_tensor(value, device=self.parallel.device) for key, value in item.items()}
+                continue
             role, loss = item
             if role not in roles:
                 raise ValueError(f"{name} yields a loss for '{role}', expected is one for {' and '.join(roles)}.")
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"{name} yields a loss of shape {tuple(loss.shape)} for '{role}': it must be a scalar."
+                )
             self.optimizers[role].backward(loss / count)
-        else:
+        if metrics is None:
             raise ValueError(f"{name} yields no metrics: the last item must be a dict.")
-        return {metric: torch.as_tensor(value, device=self.parallel.device) / count for metric, value in item.items()}
+        if wrong := [key for key, value in metrics.items() if value.numel() != 1]:
+            raise ValueError(f"{name} yields a metric {wrong[0]} that is no scalar.")
+        return {key: value / count for key, value in metrics.items()}
 
     def after_step(self, step: int) -> None:
         """As in `Stage`."""
@@ -163,7 +173,7 @@ class DistributionBacktracking(Stage):
                 f"{self._origin['objective']}: give the same one, or choose another --output_dir."
             )
         super()._check_origin(folder, state)
-        if state["path"] != self._origin["path"]:
+        if self.path and state["path"] != self._origin["path"]:
             raise UsageError(f"{folder} was trained along another path: {self.path.folder} was recorded anew since.")
 
     def state(self) -> dict:
@@ -181,6 +191,14 @@ class DistributionBacktracking(Stage):
         self.walk.node_step = state["switch"]["node_step"]
         self.walk.steps_per_node = state["switch"].get("steps_per_node", self.walk.steps_per_node)
         self.student.ema.optimization_step = state["ema_step"]
+        if type(state["ema_step"]) is not int:
+            raise ValueError(f"its ema_step is {state['ema_step']!r}")
+        on_the_path = self.walk.stays * self.walk.steps_per_node
+        if on_the_path and on_the_path >= self.total_steps:
+            raise UsageError(
+                f"--max_train_steps {self.total_steps} leaves no step for the true teacher: this run began with "
+                f"{self.walk.stays} x {self.walk.steps_per_node} updates at nodes of the path. Take more steps."
+            )
 
 
 def total(shares: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

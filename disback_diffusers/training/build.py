@@ -18,7 +18,7 @@ from .batches import BatchSource
 from .networks import Networks
 from .parallel import Replicated
 from .settings import DataArguments, StudentArguments, SystemArguments
-from .sources import Sources, other_student_unet
+from .sources import Sources, other_start
 from .students import LoraStudent
 
 
@@ -64,9 +64,10 @@ def _check_path(sources, networks):
         return
     with about("--degradation_path"):
         path.check_base(networks.roles)
-    fingerprint = sources.student.fingerprint(networks.student)
-    if fingerprint and path.settings["student_unet"] != fingerprint:
-        raise UsageError(other_student_unet(path.folder))
+    student = sources.student
+    recorded = path.settings.get(student.fingerprint_key)  # none in the manifests of version 0.1
+    if recorded and recorded != student.fingerprint(networks.student):
+        raise UsageError(other_start(path.folder, student.start_setting))
 
 
 def _make_batches(settings: DataArguments, seed, sources, parallel, folder, encoder_id) -> BatchSource:

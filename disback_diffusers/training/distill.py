@@ -2,6 +2,7 @@
 """A whole run."""
 
 import logging
+import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from copy import deepcopy
@@ -61,7 +62,10 @@ def distill(
         UsageError: a setting, a file or an environment that cannot work.
         RunError: the run cannot go on; what it has saved stays.
     """
+    if not (isinstance(objective, type) and issubclass(objective, Objective)):
+        raise TypeError(f"objective must be a subclass of Objective, not {objective!r}.")
     args = deepcopy(args)  # some settings are completed by what the teacher and accelerate say
+    args.validate()  # they may have been changed since they were made
     with hub.use_token(args.run.hub_token):
         sources, accelerator, folder = prepare(args, families)
         if args.run.dry_run:
@@ -103,6 +107,7 @@ class Distillation:
     validator: Validator
     trainer: Trainer
     objective: type[Objective] = DistributionMatching
+    _log_is_rewound: bool = False
 
     @classmethod
     def of(
@@ -134,18 +139,16 @@ class Distillation:
         checkpoint = self.folder.find(self.args.run.resume_from_checkpoint)
         if self.parallel.is_main:
             self.folder.clean()
-            self.folder.rewind_log(checkpoint)
         path = self.stage_1(checkpoint)
         walk = self.walk(path)
         self.stage_2(path, walk, checkpoint)
         samples = self.validator.card_samples()
         if self.parallel.is_main:
             given = self.args, self.sources, self.networks, samples
-            save_artifact(self.folder.folder, *given, path, walk.walks_path, self.objective.__name__, repo_id)
-            logger.info(
-                f"The student is in {self.folder.folder}, its sample images are in {self.folder.folder / 'samples'}. "
-                f"Load it with DisBackPipeline.from_pretrained({str(self.folder.folder)!r})."
-            )
+            save_artifact(self.folder.folder, *given, path, walk, self.objective.__name__, repo_id)
+            where = str(self.folder.folder)
+            load = f" Load it with DisBackPipeline.from_pretrained({where!r})." if self.networks.family.served else ""
+            logger.info(f"The student is in {where}, its sample images are in {os.path.join(where, 'samples')}.{load}")
             if repo_id:
                 run = self.args.run
                 hub.push_folder(self.folder.folder, repo_id, run.hub_token, with_path=run.push_degradation_path)
@@ -155,12 +158,9 @@ class Distillation:
 
     def stage_1(self, checkpoint: Checkpoint | None) -> DegradationPath | None:
         """The degradation path, recorded, resumed or reused, or None. Puts the fake score at its start."""
-        settings, init, roles = self.args.path, self.args.objective.fake_score_init, self.networks.roles
-        if self.sources.path:
-            path = self.sources.path
-        elif settings.no_backtracking and init != "fit":
-            path = None
-        else:
+        init, roles = self.args.objective.fake_score_init, self.networks.roles
+        path = self.sources.path
+        if not path and self.args.needs_path:
             path = self._record(checkpoint)
         if init in ("node", "fit"):
             with about(OTHER_ADAPTERS) if self.sources.path else nullcontext():
@@ -171,9 +171,13 @@ class Distillation:
 
     def _record(self, checkpoint):
         where, roles = self.folder.folder / "degradation", self.networks.roles
-        if checkpoint and checkpoint.is_of_last_stage:
-            return DegradationPath.load(where, base=roles)
-        path = DegradationPath.load(where, base=roles) if checkpoint else self._new_path(where)
+        if checkpoint:
+            with about("--resume_from_checkpoint:"):
+                path = DegradationPath.load(where, base=roles)
+            if checkpoint.is_of_last_stage:
+                return path
+        else:
+            path = self._new_path(where)
         nodes = self._nodes_to_record(path)
         logger.info(f"Stage 1: {self.args.path.degradation_steps:,} updates, {counted(nodes, 'node')}.")
         stage = DegradationRecording(
@@ -181,15 +185,16 @@ class Distillation:
         )
         if checkpoint:
             resume(stage, checkpoint)
-        self.trainer.run(stage)
+        self._run(stage, checkpoint)
         self.parallel.wait()
         return path if self.parallel.is_main else DegradationPath.load(where, base=roles)
 
     def _new_path(self, where):
-        settings = without_paths(self.args.recorded(PATH))
-        fingerprint, untrained = self.sources.student.fingerprint(self.networks.student), None
-        if fingerprint:
-            settings["student_unet"] = fingerprint
+        settings, student = without_paths(self.args.recorded(PATH)), self.sources.student
+        if student.fingerprint_key:
+            settings[student.fingerprint_key] = student.fingerprint(self.networks.student)
+        untrained = None
+        if settings["student_unet"]:
             untrained = PathProbe(self.networks, self.batches, self.parallel).untrained()
         return DegradationPath(where, self.networks.roles.fingerprint, settings, untrained=untrained)
 
@@ -202,13 +207,6 @@ class Distillation:
 
     def walk(self, path: DegradationPath | None) -> NodeWalk:
         """The targets of stage 2."""
-        walk, steps = self._choose_targets(path), f"Stage 2: {self.args.optimization.max_train_steps:,} updates"
-        stays, stay = len(walk.numbers) - 1, walk.steps_per_node
-        first = f", the first {stays} x {stay} of them against nodes of the path" if stays else " against the teacher"
-        logger.info(f"{steps}{first}.")
-        return walk
-
-    def _choose_targets(self, path):
         settings = self.args.path
         if path is None or settings.no_backtracking:
             return NodeWalk.teacher_only()
@@ -238,6 +236,15 @@ class Distillation:
         )
         if checkpoint and checkpoint.is_of_last_stage:
             resume(stage, checkpoint)
+        first = f", the first {walk.stays} x {walk.steps_per_node} of them against nodes of the path"
+        logger.info(f"Stage 2: {stage.total_steps:,} updates{first if walk.walks_path else ' against the teacher'}.")
+        self._run(stage, checkpoint)
+
+    def _run(self, stage, checkpoint):
+        """The log is cut back to the checkpoint only here, where everything has turned out to fit."""
+        if self.parallel.is_main and not self._log_is_rewound:
+            self.folder.rewind_log(checkpoint)
+        self._log_is_rewound = True
         self.trainer.run(stage)
 
 

@@ -14,16 +14,17 @@ from .networks import Networks
 from .path import DegradationPath
 from .settings import PATH, RESULT, PathArguments
 from .sources import Sources
+from .switching import NodeWalk
 
 
 def artifact_config(
-    args: DistillationArguments, networks: Networks, path: DegradationPath | None, path_walked: bool, objective: str
+    args: DistillationArguments, networks: Networks, path: DegradationPath | None, walk: NodeWalk, objective: str
 ) -> dict:
     """The content of disback_config.json.
 
     Args:
         path (`DegradationPath` or `None`): the path of the run.
-        path_walked (`bool`): whether its nodes were targets of the student.
+        walk (`NodeWalk`): the targets of the student.
         objective (`str`): the class of what stage 2 minimised.
     """
     family, role = networks.family, networks.student.denoiser.role
@@ -43,7 +44,9 @@ def artifact_config(
         of_stage_1 = {f.name for f in fields(PathArguments)} & path.settings.keys()
         config["method"] |= {name: path.settings[name] for name in of_stage_1}  # of a reused path, its own
         config["method"]["node_steps"] = [node.step for node in path.nodes]
-        config["method"]["path_walked"] = path_walked
+        config["method"]["path_walked"] = walk.walks_path
+    if walk.walks_path:
+        config["method"]["steps_per_node"] = walk.steps_per_node  # where it was "auto"
     return config
 
 
@@ -59,7 +62,7 @@ def save_artifact(
     networks: Networks,
     samples: tuple[list, list],
     path: DegradationPath | None,
-    path_walked: bool,
+    walk: NodeWalk,
     objective: str,
     repo_id: str | None = None,
 ) -> None:
@@ -67,13 +70,13 @@ def save_artifact(
 
     Args:
         samples (`tuple`): prompts and images for the card.
-        path, path_walked, objective: as in `artifact_config`.
+        path, walk, objective: as in `artifact_config`.
         repo_id (`str`, *optional*): where it is uploaded to.
     """
     student = networks.student
     with student.averaged():
         sources.student.save(folder, student)
-    config = artifact_config(args, networks, path, path_walked, objective)
+    config = artifact_config(args, networks, path, walk, objective)
     write_config(folder, config)
     first, *later = config["timesteps"]
     steps = list(timesteps_by_steps(networks.family.scheduler_config, first)) if later else [1]

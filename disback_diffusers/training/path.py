@@ -84,7 +84,8 @@ class DegradationPath:
             path._check_types()
         except FileNotFoundError:
             raise UsageError(
-                f"{folder} holds no degradation path: there is no {MANIFEST}. Give the degradation/ folder of a run."
+                f"{folder} holds no degradation path: there is no {MANIFEST}. It should be the degradation/ folder of "
+                "a run."
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
@@ -100,9 +101,14 @@ class DegradationPath:
         """Raises a ValueError for a manifest with values of other types."""
         if not isinstance(self.settings, dict) or not isinstance(self.base_fingerprint, str) or not self.nodes:
             raise ValueError("settings, base_fingerprint or nodes are missing")
+        if type(self.complete) is not bool:
+            raise ValueError(f"complete is {self.complete!r}")
         for node in self.nodes:
             if type(node.step) is not int or (node.step > 0) != isinstance(node.file, str):
                 raise ValueError(f"a node with step {node.step!r} and file {node.file!r}")
+        steps = [node.step for node in self.nodes]
+        if steps != sorted({0, *steps}):
+            raise ValueError(f"nodes at steps {steps}")
 
     def check_base(self, base: Roles | str) -> None:
         """Raise a UsageError where the path was recorded on another base than this one, or of this fingerprint."""

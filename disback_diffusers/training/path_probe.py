@@ -83,9 +83,10 @@ class PathProbe:
     def _samples(self, batch: Batch, conditions):
         """x0 of the student and of the teacher, of a batch's z."""
         teacher, family = self.networks.teacher, self.networks.family
+        steps = min(TEACHER_STEPS, self.schedule.num_train_timesteps or TEACHER_STEPS)
         samples = {
             "student": self.student(batch.z, conditions),
-            "teacher": family.sample(teacher, batch.z, conditions, batch.empty, TEACHER_STEPS),
+            "teacher": family.sample(teacher, batch.z, conditions, batch.empty, steps),
         }
         for name, x0 in samples.items():
             if not x0.isfinite().all():

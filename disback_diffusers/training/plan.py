@@ -33,17 +33,20 @@ class Plan:
         processes (`int`).
 
     Attributes:
-        base, lora, own (`int`): parameters of the base, of an adapter, and of a full student's own network (else 0).
+        base, lora, own, student (`int`): parameters of the base, of the fake score's adapter, of a full student's own
+            network (else 0), and of the student, whatever it is. adapters (`dict[str, int]`): of each role.
     """
 
     def __init__(self, args: DistillationArguments, sources: Sources, dtype: torch.dtype, processes: int = 1):
         self.args, self.sources, self.family = args, sources, sources.family
         self.dtype, self.processes = dtype, processes
         self.roles = self._meta_roles()
-        self.lora = sum(parameter.numel() for parameter in self.roles.parameters("fake"))
-        self.base = count_parameters(self.roles.network) - self.lora * len(self.roles.names)
+        self.adapters = {name: _count(self.roles.parameters(name)) for name in self.roles.names}
+        self.lora, self.base = self.adapters["fake"], _count(self.roles.network.parameters())
+        self.base -= sum(self.adapters.values())
         self.own_network = self._meta_student()
-        self.own = count_parameters(self.own_network) if self.own_network else 0
+        self.own = _count(self.own_network.parameters()) if self.own_network else 0
+        self.student = self.own or self.adapters["student"]
 
     def _meta_roles(self) -> Roles:
         """The base and its roles on the meta device, all in the precision of their computations."""
@@ -66,11 +69,7 @@ class Plan:
         buckets = family.buckets(args.data.resolution)
         rows = [
             ("teacher", f"{family.name}: {self.base / 1e6:,.1f} M parameters, {family.schedule.prediction_type}"),
-            (
-                "adapters",
-                f"{', '.join(self.roles.names)}: rank {args.student.lora_rank}, {self.lora / 1e6:,.1f} M parameters "
-                "each",
-            ),
+            *self._adapter_rows(),
             ("student", f"{self._student_kind()}, timestep {args.student.conditioning_timestep}"),
             ("samples", ", ".join("x".join(map(str, bucket.shape)) for bucket in buckets)),
             *self._work(),
@@ -80,6 +79,19 @@ class Plan:
         total = sum(memory.values())
         rows.append(("memory", f"together: {total / GIB:,.2f} GiB on each GPU (computed, not measured)"))
         return [*rows, ("GPU", _compared(total))]
+
+    def _adapter_rows(self):
+        """One for the adapters of each rank and size."""
+        groups = {}
+        for name, size in self.adapters.items():
+            groups.setdefault((self.roles.lora_config(name)["r"], size), []).append(name)
+        return [
+            (
+                "adapters",
+                f"{', '.join(names)}: rank {rank}, {size / 1e6:,.1f} M parameters{' each' if names[1:] else ''}",
+            )
+            for (rank, size), names in groups.items()
+        ]
 
     def _student_kind(self):
         student = self.args.student
@@ -107,10 +119,10 @@ class Plan:
     def _nodes(self):
         """Nodes of the path, without the teacher: its end alone where the path is not walked."""
         settings, path = self.args.path, self.sources.path
-        if settings.no_backtracking:
-            return 1 if self.args.objective.fake_score_init == "fit" else 0
         if path:
             return len(path) - 1
+        if not self.args.needs_path:
+            return 0
         return settings.degradation_nodes if self._may_walk() else 1
 
     def _may_walk(self):
@@ -120,13 +132,13 @@ class Plan:
 
     def weights(self) -> dict[str, int]:
         """Bytes of weights and of what training keeps for each of them, by part."""
-        size, trained = self.dtype.itemsize, (self.own or self.lora) + self.lora
+        size, trained = self.dtype.itemsize, self.student + self.lora
         memory = {
             "base, frozen": self.base * size,
-            "adapters": len(self.roles.names) * self.lora * 4,
+            "adapters": sum(self.adapters.values()) * 4,
             "student's own network": self.own * 4,
             "its copy in lower precision": self.own * size if size < 4 else 0,
-            "moving average": (trained - self.lora) * 4,
+            "moving average": self.student * 4,
             "gradients": trained * 4,
             "optimizers": trained * (2 if self.args.optimization.use_8bit_adam else 8),  # Adam's two moments
         }
@@ -148,7 +160,7 @@ class Plan:
         buckets, n = self.family.buckets(self.args.data.resolution), self.args.data.train_batch_size
         largest = max(buckets, key=lambda bucket: torch.Size(bucket.shape).numel())
         conditions = self.family.example_conditions().joined(largest.conditions).expand(n)
-        conditions = conditions.map(lambda value: value.to(self.dtype).to("meta"))
+        conditions = conditions.to("meta")
         x_t, t = torch.zeros(n, *largest.shape, dtype=self.dtype, device="meta"), torch.zeros(n, device="meta")
         denoiser = Denoiser(self.family, network, self.family.schedule, device="meta")
         return saved_bytes(
@@ -156,9 +168,8 @@ class Plan:
         )
 
 
-def count_parameters(module: torch.nn.Module) -> int:
-    """All of them."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(parameters):
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _cast(network, dtype):

@@ -17,7 +17,7 @@ from ..errors import UsageError, about, one_line
 from ..launcher import check_launcher
 from ..models.families.base import Family
 from .arguments import DistillationArguments
-from .build import DTYPES
+from .build import DTYPES, make_roles
 from .optimizers import optimizer_class
 from .run_folder import RunFolder
 from .settings import RunArguments, SystemArguments
@@ -25,6 +25,7 @@ from .sources import Sources, open_extractor, open_sources
 
 
 logger = logging.getLogger(__name__)
+WOULD_STOP = "A run on this machine would stop:"
 
 
 def prepare(
@@ -44,6 +45,8 @@ def prepare(
         with about("--hub_model_id" if args.run.hub_model_id else "--output_dir:"):
             hub.check_repo_name(repo_name(args.run))
     sources = open_sources(args, families)
+    if not args.run.dry_run:  # which does it by itself
+        _check_adapters(args.student, sources)
     _check_packages(args.optimization.use_8bit_adam, args.system, args.run.dry_run)
     accelerator = make_accelerator(args.system, args.run)
     if not args.run.dry_run:
@@ -58,6 +61,12 @@ def prepare(
     return sources, accelerator, folder
 
 
+def _check_adapters(settings, sources):
+    """Add them to a network without weights: whether they fit depends on the names and shapes of its layers."""
+    with torch.device("meta"):
+        make_roles(sources.family, sources.family.build_network(), settings, sources.student, seed=0)
+
+
 def repo_name(run: RunArguments) -> str:
     """The repository that the student is uploaded to."""
     return run.hub_model_id or os.path.basename(os.path.abspath(run.output_dir))
@@ -70,7 +79,7 @@ def _check_packages(use_8bit_adam, system, dry_run):
     except UsageError as error:
         if not dry_run:  # which may plan for another machine
             raise
-        logger.warning(f"A run on this machine would stop: {error}")
+        logger.warning(f"{WOULD_STOP} {error}")
 
 
 def _warn(sources):
@@ -131,8 +140,7 @@ def make_accelerator(system: SystemArguments, run: RunArguments) -> Accelerator:
             "launched with."
         ) from None
     _check_accelerator(accelerator, run)
-    if system.allow_tf32:
-        torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = system.allow_tf32  # either way: an earlier run may have set it
     return accelerator
 
 
@@ -154,7 +162,10 @@ def _check_accelerator(accelerator, run):
             "process a GPU); with LoRA roles a process needs little more memory than the teacher itself."
         )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise UsageError("--mixed_precision fp16 needs a GPU: use bf16 or no.")
+        message = "--mixed_precision fp16 needs a GPU: use bf16 or no."
+        if not run.dry_run:  # which may plan for another machine
+            raise UsageError(message)
+        logger.warning(f"{WOULD_STOP} {message}")
 
 
 def _check_xformers(system):

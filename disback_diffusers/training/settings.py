@@ -25,6 +25,7 @@ def flag(
     shapes: str = RESULT,
     local: bool = False,
     needs: str | None = None,
+    shown: bool = True,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
@@ -37,13 +38,14 @@ def flag(
         shapes (`str`): TEACHER, PATH, RESULT or NOTHING.
         local (`bool`): whether it may name a local file or folder.
         needs (`str`, *optional*): the setting without which this one has no effect.
+        shown (`bool`): whether it may be printed.
         above, at_least, below (`float`, *optional*): limits of a number; None is left alone.
     """
     limits = {"above": above, "at_least": at_least, "below": below}
     metadata = {"help": help, "shapes": shapes, "local": local, "needs": needs, **limits}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=shown)
 
 
 @dataclass
@@ -291,5 +293,5 @@ class RunArguments:
     hub_model_id: str | None = flag(
         None, "Repository, by default the name of output_dir.", shapes=NOTHING, needs="push_to_hub"
     )
-    hub_token: str | None = flag(None, "Token; better: `hf auth login`.", shapes=NOTHING)
+    hub_token: str | None = flag(None, "Token; better: `hf auth login`.", shapes=NOTHING, shown=False)
     dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.", shapes=NOTHING)

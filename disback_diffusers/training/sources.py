@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers import ModelMixin
 
 from ..artifact.layout import read_config
 from ..data.prompts import load_prompts
 from ..errors import UsageError, about
 from ..evaluation.extractors import Extractor, load_extractor
 from ..evaluation.reference import Reference, saved_reference
-from ..files import CONFIG_NAME
+from ..files import CONFIG_NAME, LORA_NAME
 from ..models.embedded import resolve
 from ..models.families import open_teacher
 from ..models.families.base import Family
@@ -91,7 +91,7 @@ def open_extractor(sources: Sources, device: torch.device) -> None:
         UsageError: it cannot be loaded here.
     """
     if sources.reference:
-        with about("--fd_reference:"):
+        with about("--fd_reference was made with an extractor that cannot be used here:"):
             sources.extractor = load_extractor(sources.reference.extractor, device)
 
 
@@ -114,8 +114,8 @@ def _check_support(family, args):
     supported = {
         "gradient_checkpointing": getattr(network, "_supports_gradient_checkpointing", False),  # of diffusers
         "enable_xformers_memory_efficient_attention": issubclass(network, ModelMixin),
-        "student_unet": issubclass(network, UNet2DConditionModel),
-        "lcm_lora": issubclass(network, UNet2DConditionModel),
+        "student_unet": "student_unet" in family.supports,
+        "lcm_lora": "lcm_lora" in family.supports,
         "validation_prompts": family.uses_prompts,
     }
     for name, is_supported in supported.items():
@@ -142,7 +142,7 @@ def _check_samples(family, args):
 def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
     if settings.lcm_lora:
         with about("--lcm_lora"):
-            _refuse_other_students(settings.lcm_lora)
+            _refuse_other_students(Path(settings.lcm_lora))
             lcm_lora = LcmLora(settings.lcm_lora, family.network_config)
         first = settings.conditioning_timestep
         if settings.proportion_later_steps and not later_timesteps(family.scheduler_config, first):
@@ -160,9 +160,10 @@ def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
         return FullStudent(settings, StudentUNet(settings.student_unet, family.network_config, variant, kind))
 
 
-def _refuse_other_students(folder):
-    """A LoRA student's folder looks like an LCM-LoRA's."""
-    if (Path(folder) / CONFIG_NAME).is_file() and not read_config(folder).get("method", {}).get("lcm_lora"):
+def _refuse_other_students(source):
+    """A LoRA student's folder, or the file in it, looks like an LCM-LoRA's."""
+    folder = source.parent if source.name == LORA_NAME else source
+    if (folder / CONFIG_NAME).is_file() and not read_config(folder).get("method", {}).get("lcm_lora"):
         raise UsageError(f"{folder} is a student of DisBack that did not start as an LCM-LoRA: take an LCM-LoRA.")
 
 
@@ -198,18 +199,20 @@ def _open_path(args: DistillationArguments) -> DegradationPath:
             f"--degradation_path {folder} leads to a student of --conditioning_timestep {timestep}, here it is "
             f"{student.conditioning_timestep}: set that one, or record a path."
         )
-    if bool(path.settings.get("lcm_lora")) != bool(student.lcm_lora):
-        raise UsageError(
-            f"--degradation_path {folder} leads to another student: one of the two starts as an --lcm_lora. Record a "
-            "path."
-        )
-    if bool(path.settings.get("student_unet")) != bool(student.student_unet):
-        raise UsageError(other_student_unet(folder))
+    for setting in ("lcm_lora", "student_unet"):
+        if bool(path.settings.get(setting)) != bool(args[setting]):
+            raise UsageError(other_start(folder, setting))
+    for setting in ("lora_rank", "lora_alpha", "lora_target_modules"):
+        if (there := path.settings.get(setting, args[setting])) != args[setting]:
+            raise UsageError(
+                f"--degradation_path {folder} has adapters of --{setting} {there}, here it is {args[setting]}: set "
+                "the same, or record a path."
+            )
     if args.path.walks(path):
         args.steps_per_stay(count_stays(len(path)))  # checks
     return path
 
 
-def other_student_unet(folder: str | os.PathLike) -> str:
-    """The message for a path whose student started as another UNet."""
-    return f"--degradation_path {folder} leads to another student: --student_unet is not the same. Record a path."
+def other_start(folder: str | os.PathLike, setting: str) -> str:
+    """The message for a path whose student started as something else than this setting says."""
+    return f"--degradation_path {folder} leads to another student: --{setting} is not the same. Record a path."

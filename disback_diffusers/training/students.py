@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..artifact.save import save_lora, save_network
-from ..models.adapter_files import base_fingerprint
+from ..models.adapter_files import base_fingerprint, fingerprint
 from ..models.denoiser import ConsistencyDenoiser, Denoiser
 from ..models.families.base import Family
 from ..models.lcm_lora import LcmLora, later_timesteps
@@ -33,6 +33,10 @@ class LoraStudent:
 
     role = ROLE
     denoiser_class = Denoiser
+    # Where it starts with other weights than the teacher's: the setting that names them, and the key under which the
+    # manifest of a path has their fingerprint.
+    start_setting: str | None = None
+    fingerprint_key: str | None = None
 
     def __init__(self, settings: StudentArguments):
         self.settings = settings
@@ -74,7 +78,7 @@ class LoraStudent:
         return OneStep(self.settings.conditioning_timestep)
 
     def fingerprint(self, student: Student) -> str | None:
-        """Of a network of its own that is not the teacher's, while it is untrained; for the path's manifest."""
+        """Of the weights it starts with, where they are not the teacher's; for the path's manifest."""
         return None
 
     def save(self, folder: str | os.PathLike, student: Student) -> None:
@@ -96,6 +100,7 @@ class FullStudent(LoraStudent):
     def __init__(self, settings: StudentArguments, start: StudentUNet | None = None):
         super().__init__(settings)
         self.start = start
+        self.start_setting = self.fingerprint_key = "student_unet" if start else None
 
     def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
         """As in `LoraStudent`."""
@@ -127,6 +132,8 @@ class LcmLoraStudent(LoraStudent):
     """
 
     denoiser_class = ConsistencyDenoiser
+    start_setting = "lcm_lora"
+    fingerprint_key = "lcm_lora_fingerprint"
 
     def __init__(self, settings: StudentArguments, lcm_lora: LcmLora):
         super().__init__(settings)
@@ -137,6 +144,10 @@ class LcmLoraStudent(LoraStudent):
         self.lcm_lora.check_layers(roles.network)
         roles.add(self.role, self.lcm_lora.rank, self.lcm_lora.alpha, self.lcm_lora.layers)
         roles.load_state_dict(self.role, self.lcm_lora.state, source=str(self.lcm_lora.source))
+
+    def fingerprint(self, student: Student) -> str:
+        """As in `LoraStudent`."""
+        return fingerprint(self.lcm_lora.state)
 
     def sampler(self, family: Family) -> OneStep:
         """As in `LoraStudent`: several steps where later ones are trained."""

@@ -49,9 +49,14 @@ class NodeWalk:
         return self.node == 0
 
     @property
+    def stays(self) -> int:
+        """How many other targets than the teacher there are."""
+        return len(self.numbers) - 1
+
+    @property
     def walks_path(self) -> bool:
-        """Whether there are other targets than the teacher."""
-        return len(self.numbers) > 1
+        """Whether there are any."""
+        return self.stays > 0
 
     def advance(self) -> bool:
         """Count one more update. Returns whether it was the last at its node, so that the target is another now."""

@@ -86,6 +86,23 @@ def test_the_card_of_a_whole_pipeline_says_how_it_was_trained(tmp_path):
     assert "its UNet had learned already" in text
 
 
+def test_the_card_says_where_the_fake_score_started(tmp_path):
+    def text(**method):
+        method = {"node_steps": [0, 6], "path_walked": False, "node_switching": "adaptive", **method}
+        return model_card(tmp_path, {**CONFIG, "method": method}).read_text()
+
+    assert "the fake score started at the last node" in text(fake_score_init="node")
+    assert "the fake score started" not in text(fake_score_init="teacher")
+    fitted = {"no_backtracking": True, "fake_score_init": "fit", "node_steps": []}
+    assert "(Diff-Instruct). The fake score was fitted to images of the untrained student first." in text(**fitted)
+
+
+def test_the_card_of_a_family_without_a_pipeline_promises_none(tmp_path):
+    card = model_card(tmp_path, {**CONFIG, "pipeline": "PointsPipeline"}, "me/points")
+    assert "text-to-image" not in card.read_text() and "DisBackPipeline" not in card.read_text()
+    assert "Limits and licence" in card.read_text() and "pipeline_tag" not in front_matter(card)
+
+
 def test_the_card_of_a_path_with_one_node_speaks_of_no_other(tmp_path):
     method = {"node_steps": [0, 6], "path_walked": False, "node_switching": "fixed"}
     text = model_card(tmp_path, {**CONFIG, "method": method}).read_text()

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from disback_diffusers import distill
 from disback_diffusers.errors import UsageError
 from disback_diffusers.training.arguments import GROUPS, DistillationArguments, check_limits
 from disback_diffusers.training.command_line import parse_args
@@ -262,5 +263,23 @@ def test_a_recorded_path_has_its_own_length_and_nodes():
     assert parse_args(words).path.degradation_nodes == 7
 
 
-def test_the_token_is_not_kept():
-    assert "secret" not in str(parse_args([*NEEDED, "--hub_token", "secret"]).settings())
+def test_the_token_is_not_kept_and_not_printed():
+    args = parse_args([*NEEDED, "--hub_token", "secret"])
+    assert "secret" not in str(args.settings()) and "secret" not in repr(args)
+
+
+@pytest.mark.parametrize(
+    "group, name, value, expected",
+    [
+        ("path", "no_backtracking", True, "--fake_score_init node needs a path"),
+        ("path", "steps_per_node", "2", "--steps_per_node must be auto or a number"),
+        ("optimization", "max_train_steps", 3, "--max_train_steps 3 leaves no step"),
+        ("student", "lora_rank", 0, "--lora_rank must be a number greater than 0"),
+        ("student", "lora_rank", "four", "--lora_rank must be a whole number"),
+    ],
+)
+def test_settings_that_are_changed_later_are_checked_by_distill(group, name, value, expected):
+    args = parse_args(NEEDED)
+    setattr(getattr(args, group), name, value)
+    with pytest.raises(UsageError, match=expected):
+        distill(args)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from stepping import backtracking, recording, steps
 
+from disback_diffusers.errors import UsageError
+
 
 @pytest.fixture
 def walk(make_context, tmp_path):
@@ -98,6 +100,10 @@ def test_a_walk_goes_on_where_a_checkpoint_was_saved(walk):
     for node in (1, 1, 0):  # one of the three updates at node 1 is done
         assert other.node == stage.node == node
         stage.walk.advance(), other.walk.advance()
+    context.args.optimization.max_train_steps = 6
+    with pytest.raises(UsageError, match="--max_train_steps 6 leaves no step .* this run began with 2 x 3 updates"):
+        backtracking(context, path).load_state(state)
+    context.args.optimization.max_train_steps = 8
     del state["switch"]["steps_per_node"]  # as version 0.1 saved it
     older = backtracking(context, path)
     older.load_state(state)

@@ -5,7 +5,9 @@ from diffusers import LCMScheduler, StableDiffusionPipeline
 from stepping import backtracking
 from tiny_students import lora_student, noise, save_peft
 
+from disback_diffusers.errors import UsageError
 from disback_diffusers.models.samplers import FewStep, OneStep
+from disback_diffusers.training.path import Node
 
 
 @pytest.fixture
@@ -27,6 +29,19 @@ def test_an_untrained_student_is_the_lcm_lora_itself(make_context, sd_folder, lc
         teacher = context.networks.teacher.output(z, torch.tensor([999]), conditions)  # the LoRA is no teacher
         bare = context.family.load_network()(z, 999, encoder_hidden_states=conditions.tensors["text"]).sample
     torch.testing.assert_close(teacher, bare)
+
+
+def test_a_path_belongs_to_the_lcm_lora_that_it_leads_to(make_context, sd_folder, lcm_lora, tmp_path):
+    path = make_context(lcm_lora=lcm_lora).distillation(None)._new_path(tmp_path / "path")
+    path.nodes, path.complete = [Node(0)], True
+    path.write_manifest()
+    settings = {"degradation_path": str(tmp_path / "path"), "no_backtracking": False}
+    assert make_context(lcm_lora=lcm_lora, **settings).sources.path
+    other = lora_student(sd_folder)
+    other.randomize("student", seed=9)
+    save_peft(tmp_path / "other", other)
+    with pytest.raises(UsageError, match="leads to another student: --lcm_lora is not the same"):
+        make_context(lcm_lora=str(tmp_path / "other"), **settings)
 
 
 def test_at_a_later_step_it_denoises_as_the_lcm_scheduler_does(make_context, lcm_lora):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_students import lora_student, save_peft
 
 from disback_diffusers.training.activations import saved_bytes
 from disback_diffusers.training.path import DegradationPath, Node
@@ -84,6 +85,18 @@ def test_parameters_and_weights_are_those_of_a_run(make_context, small_unet, stu
     assert half["adapters"] == sizes["adapters"] and half["optimizers"] == sizes["optimizers"]
 
 
+def test_an_lcm_lora_has_its_own_rank(make_plan, make_context, sd_folder, tmp_path):
+    settings = {"lcm_lora": str(save_peft(tmp_path / "lcm", lora_student(sd_folder))), "lora_rank": 32}
+    plan, context = make_plan(**settings), make_context(**settings)
+    count = {name: sum(p.numel() for p in context.roles.parameters(name)) for name in ("fake", "student")}
+    together = sum(parameter.numel() for parameter in context.roles.network.parameters())
+    assert (plan.adapters["student"], plan.adapters["fake"]) == (count["student"], count["fake"])
+    sizes, rows = plan.weights(), [text for name, text in plan.rows() if name == "adapters"]
+    assert sizes["base, frozen"] + sizes["adapters"] == 4 * together
+    assert (sizes["moving average"], sizes["gradients"]) == (4 * count["student"], 4 * sum(count.values()))
+    assert rows[0].startswith("target, fake: rank 32, ") and rows[1].startswith("student: rank ")
+
+
 def test_a_smaller_student_keeps_less(make_plan, small_unet):
     large = make_plan(student="full").activations()["activations"]
     small = make_plan(student="full", student_unet=str(small_unet)).activations()["activations"]
@@ -130,6 +143,7 @@ def test_the_work_of_a_run(make_plan, small_unet):
     assert work(no_backtracking=True) == ([""], updates)
     assert work(no_backtracking=True, fake_score_init="fit") == (["8 updates", "1 node"], updates)
     assert work(node_switching="adaptive") == (["8 updates", "1 node"], updates)  # a path that is not walked
+    assert work(node_switching="adaptive", fake_score_init="teacher") == ([""], updates)
     other = {"student": "full", "student_unet": str(small_unet)}
     assert work(node_switching="adaptive", **other)[0] == ["8 updates", "3 nodes"]
     assert "of 7 forwards" in work(guidance_scale=2.0, fake_guidance_scale=1.5)[1]

@@ -9,6 +9,7 @@ import pytest
 from tiny_models import build_sd
 from tiny_students import lora_student, save_peft, save_students
 
+from disback_diffusers.artifact.layout import write_config
 from disback_diffusers.errors import UsageError
 from disback_diffusers.models.families.sdxl import StableDiffusionXL
 from disback_diffusers.training.command_line import parse_args
@@ -39,6 +40,15 @@ def test_the_timestep_is_that_of_the_student_s_kind(words, sd_folder, tmp_path, 
     args = parse_args([*preset, *words, "--conditioning_timestep", "699"])
     open_sources(args)
     assert args.student.conditioning_timestep == 699
+
+
+def test_the_file_of_a_student_of_ours_is_no_lcm_lora(make_args, sd_folder, tmp_path):
+    """Neither its folder nor the file in it, though their layout is the same."""
+    file = save_peft(tmp_path / "student", lora_student(sd_folder))
+    write_config(file.parent, {"timesteps": [399], "method": {}})
+    for source in (file.parent, file):
+        with pytest.raises(UsageError, match=f"^--lcm_lora {tmp_path / 'student'} is a student of DisBack"):
+            open_sources(make_args(lcm_lora=str(source)))
 
 
 def test_an_lcm_lora_that_starts_below_the_later_steps_is_refused(make_args, sd_folder, tmp_path):
@@ -173,7 +183,9 @@ def given_path(make_context, tmp_path):
     [
         ({"complete": False}, "was not recorded to its end"),
         ({"conditioning_timestep": 599}, "--conditioning_timestep 599, here it is 399"),
-        ({"lcm_lora": "l"}, "one of the two starts as an --lcm_lora"),
+        ({"lcm_lora": "l"}, "--lcm_lora is not the same"),
+        ({"lora_rank": 3}, "has adapters of --lora_rank 3, here it is 4: set the same"),
+        ({"lora_target_modules": ["to_q"]}, "has adapters of --lora_target_modules .*'to_q'.*, here it is"),
         ({"student_unet": "fingerprint"}, "--student_unet is not the same"),
     ],
 )

@@ -83,6 +83,13 @@ def test_without_backtracking_nothing_is_recorded(make_context, tmp_path):
     assert context.distillation(None).walk(path).numbers == [0]
 
 
+def test_nothing_is_recorded_that_nothing_uses(make_context, tmp_path):
+    """The path is not walked, and the fake score starts elsewhere."""
+    context, path = start(make_context, tmp_path, node_switching="adaptive", fake_score_init="teacher")
+    assert path is None and is_teacher(context) and not (tmp_path / "run" / "degradation").exists()
+    assert context.distillation(None).walk(path).numbers == [0]
+
+
 def test_without_backtracking_it_can_be_fitted(make_context, tmp_path):
     """To the untrained student's images, as the last node would be."""
     context, path = start(make_context, tmp_path, no_backtracking=True, fake_score_init="fit")

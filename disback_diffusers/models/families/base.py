@@ -37,10 +37,12 @@ class Family:
     """
 
     pipeline_name: str  # the class in model_index.json
-    network_class: type  # with `from_config` and `from_pretrained`
+    network_class: type  # a `ModelMixin` of diffusers
     network_folder = "unet"
     uses_prompts = False
     prompt_tokens: int | None = None  # how many of a prompt are read
+    served = False  # whether `DisBackPipeline` loads its students
+    supports: frozenset[str] = frozenset()  # settings that not every family has: "student_unet", "lcm_lora"
     conditioning_timestep: float = 399  # the default t*
     # Suffixes of the layers that a LoRA adapts, by the name that users give; those a network lacks are left out.
     lora_targets: dict[str, tuple[str, ...]] = {}

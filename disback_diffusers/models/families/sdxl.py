@@ -66,7 +66,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def _size_conditions(self, height, width):
         """Of an image of this very size, not cropped."""
-        return {"sizes": torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)}
+        return {"sizes": torch.tensor([[height, width, 0, 0, height, width]])}
 
     def _stock_options(self):
         return {"add_watermarker": False}
