@@ -135,7 +135,7 @@ def main():
     before = json.loads(args.against.read_text(encoding="utf-8")) if args.against else None
     record = {
         "folder": str(args.folder),
-        "hardware": platform.machine(),
+        "hardware": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__},
         "runs": {},
     }
@@ -146,6 +146,9 @@ def main():
         record["runs"][name] = {key: digest(value) for key, value in found.items()}
         if before:
             same = compare(name, found, args.folder, before) and same
+    if not same:
+        there = f"{before['hardware']}, {before['versions']}"
+        print(f"Hashes can be compared only on one kind of CPU and with the same versions; there: {there}.")
     if args.output:
         args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0 if same else 1

@@ -182,6 +182,8 @@ class Roles:
     def _initialise(self, name, seed, zero_b):
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers on every device
         for key, parameter in self.named_parameters(name):
+            if parameter.is_meta:  # where only names and sizes are wanted
+                continue
             value = torch.zeros(parameter.shape)
             if not (zero_b and ".lora_B." in key):
                 torch.nn.init.kaiming_uniform_(value, a=math.sqrt(5), generator=generator)

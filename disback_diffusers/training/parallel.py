@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from accelerate import Accelerator
 
+from ..models.conditions import to_device
+
 
 BUCKET = 2**25  # elements whose gradients are averaged together: 128 MB
 
@@ -53,7 +55,7 @@ class Replicated:
     def _average(self, bucket):
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         used = torch.tensor([p.grad is not None for p in bucket], dtype=grads[0].dtype)
-        flat = torch.cat([*(grad.flatten() for grad in grads), used.to(grads[0].device)])
+        flat = torch.cat([*(grad.flatten() for grad in grads), to_device(used, grads[0].device)])
         flat = self._accelerator.reduce(flat, "mean")
         missing = [p for p in bucket if p.grad is None]
         used = flat[-len(bucket) :].tolist() if missing else [1] * len(bucket)  # waits, in this rare case only
