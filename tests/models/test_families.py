@@ -48,6 +48,7 @@ def stock_pipeline(folder):
 # Samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_samples_are_those_of_the_stock_pipeline(family, folder, guidance_scale):
     given = {"num_inference_steps": 4, "guidance_scale": guidance_scale, "output_type": "latent"}
@@ -65,6 +66,7 @@ def test_samples_of_another_size(family, folder):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_with_another_scheduler(family, folder):
     pipe = stock_pipeline(folder)
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
@@ -75,6 +77,7 @@ def test_samples_with_another_scheduler(family, folder):
     assert not torch.allclose(found, sample(family, z=noise(2), **GUIDED), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_sampled_without_its_adapters(family):
     """Whatever role is on."""
     roles = Roles(family.load_network())

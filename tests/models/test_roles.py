@@ -213,6 +213,7 @@ def test_a_new_role_is_the_teacher_and_disturbs_nobody():
     assert not any(p.requires_grad for key, p in roles.network.named_parameters() if ".lora_" not in key)
 
 
+@pytest.mark.slow
 def test_initial_weights_come_from_the_seed_alone():
     states = []
     for global_seed, seed in ((1, 5), (2, 5), (3, 6)):

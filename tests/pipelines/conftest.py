@@ -20,16 +20,17 @@ class Family:
         self.folders, self.roles = save_students(self.base, folder)
 
 
-@pytest.fixture(scope="session", params=SAVE)
-def family(request, tmp_path_factory):
-    """Stable Diffusion and SDXL; read only."""
-    return Family(request.param, tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope="session")
 def sd(tmp_path_factory):
     """Stable Diffusion; read only."""
     return Family("sd", tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="session", params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
+def family(request, tmp_path_factory):
+    """Stable Diffusion and SDXL; read only."""
+    is_sd = request.param == "sd"
+    return request.getfixturevalue("sd") if is_sd else Family("sdxl", tmp_path_factory.mktemp("sdxl"))
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def test_the_student_stays_active_beside_a_style(pipe, both, styles, generate, d
     assert difference(generate(pipe), alone) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_second_style_joins_and_keeps_their_strengths(pipe, styles, generate, difference):
     pipe.load_lora_weights(styles[0], adapter_name="style")
     pipe.set_adapters(["disback", "style"], [0.9, 0.5])
@@ -106,6 +107,7 @@ def test_a_style_after_the_student_was_fused(pipe, styles, both, generate, diffe
     assert difference(generate(pipe), generate(both, **ONE_STEP)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_student_of_another_kind_takes_styles_as_diffusers_does(family, styles, both, generate, difference):
     pipe = DisBackPipeline.from_pretrained(family.folders["unet"])
     alone = generate(pipe)

@@ -47,6 +47,7 @@ def test_what_changes_nothing_is_accepted(pipe, generate, arguments):
     assert torch.equal(generate(pipe, ["a cat", "a dog"], n=2, **arguments), generate(pipe, ["a cat", "a dog"], n=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sdxl"], indirect=True)
 @pytest.mark.parametrize("arguments", STOCK_XL, ids=",".join)
 def test_what_changes_nothing_is_accepted_by_sdxl(pipe, generate, arguments):
@@ -152,6 +153,7 @@ def test_wrong_values_of_sdxl(pipe, arguments, message):
         pipe(**{"prompt": "a cat", **arguments})
 
 
+@pytest.mark.slow
 def test_one_clear_line_for_parts_that_are_missing(sd):
     for name in ("vae", "tokenizer", "text_encoder"):
         pipe = DisBackPipeline.from_pretrained(sd.folders["unet"], **{name: None})

@@ -196,6 +196,7 @@ def test_variant_is_the_base_s(epsilon, tmp_path):
         assert torch.allclose(image(pipe), image(epsilon.pipe(kind)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_recorded_variant_is_that_of_the_recorded_base(epsilon, lora, tmp_path):
     half = tmp_path / "half"
     StableDiffusionPipeline.from_pretrained(epsilon.base).save_pretrained(half, variant="fp16")
@@ -241,6 +242,7 @@ def test_a_dora_is_refused(lora):
 # Which base
 
 
+@pytest.mark.slow
 def test_base_comes_from_the_argument_then_the_config_then_the_card(epsilon, lora, tmp_path):
     others = {name: save_sd(tmp_path / name, seed=seed) for seed, name in enumerate(("argument", "card"), 1)}
     (lora / "README.md").write_text(f"---\nbase_model:\n- {others['card']}\n---\n# Student\n")

@@ -19,6 +19,9 @@ from disback_diffusers.models.families import open_teacher
 from disback_diffusers.pipelines import DisBackXLPipeline
 
 
+pytestmark = pytest.mark.slow
+
+
 KINDS = ("lora", "unet", "full")
 PROMPT = "a photo of the red cat"
 ONE_STEP = {"num_inference_steps": 1, "timesteps": [TIMESTEP], "guidance_scale": 0}

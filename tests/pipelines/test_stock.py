@@ -53,6 +53,7 @@ def test_any_call_of_the_stock_pipeline_gives_the_student_s_image(stock, ours, g
     assert difference(generate(stock, **arguments), generate(ours)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "unet"])
 def test_saving_leaves_the_pipeline_s_own_unet_as_it_was(family, kind, tmp_path):
     ours = DisBackPipeline.from_pretrained(family.folders[kind], base_model=family.base)
@@ -63,12 +64,14 @@ def test_saving_leaves_the_pipeline_s_own_unet_as_it_was(family, kind, tmp_path)
     assert unet.config.time_cond_proj_dim == 256 and not unet.time_embedding.cond_proj.weight.any()
 
 
+@pytest.mark.slow
 def test_saved_again_by_stock_diffusers(stock, ours, tmp_path, generate, difference):
     stock.save_pretrained(tmp_path)
     again = DisBackPipeline.from_pretrained(tmp_path)
     assert again.conditioning_timestep == TIMESTEP and difference(generate(again), generate(ours)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_network_that_predicts_x0_has_one_step_only(tmp_path, generate, difference):
     save_students(save_sd(tmp_path / "base", prediction_type="sample"), tmp_path)
     stock, ours = (
@@ -94,6 +97,7 @@ def test_the_card_of_a_whole_pipeline_runs_and_says_what_diffusers_cannot_know(o
         assert isinstance(space["image"], Image.Image)
 
 
+@pytest.mark.slow
 def test_a_pipeline_saved_by_version_0_1(family, ours, tmp_path, generate, difference):
     """Its scheduler is cut off after the timestep, with the betas as they are."""
     folder = tmp_path / "old"

@@ -45,6 +45,7 @@ def inputs_of_the_fake_score(context):
 # Targets
 
 
+@pytest.mark.slow
 def test_targets_are_the_nodes_from_last_but_one_to_the_teacher(walk):
     context, path, stage = walk()
     nodes = {}
@@ -83,6 +84,7 @@ def test_adaptive_walks_to_a_student_whose_samples_vary_less(walk, student, expe
     assert nodes == expected
 
 
+@pytest.mark.slow
 def test_without_backtracking_a_path_is_not_walked(walk):
     context, path, _ = walk(no_backtracking=True, fake_score_init="fit")
     stage = backtracking(context, path)
@@ -114,6 +116,7 @@ def test_a_walk_goes_on_where_a_checkpoint_was_saved(walk):
 # One update
 
 
+@pytest.mark.slow
 def test_one_iteration_is_six_forwards_of_work(walk):
     """Student 1, fake 1 for both losses, guided target 2 in one batch, guided fake 1 more; backwards come on top."""
     context, path, stage = walk(guidance_scale=2.0, fake_guidance_scale=1.5)
@@ -133,6 +136,7 @@ def test_one_iteration_is_six_forwards_of_work(walk):
     ]
 
 
+@pytest.mark.slow
 def test_prompts_are_emptied_for_the_scores_and_not_for_the_student(walk):
     context, path, stage = walk(proportion_empty_prompts=0.999)
     seen = {}
@@ -160,6 +164,7 @@ def test_student_and_fake_learn_and_nothing_else_changes(walk, student):
     assert not same(first, context.student.denoiser.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["lora", "full"])
 def test_the_average_follows_the_student(make_context, student):
     context = make_context(student=student, no_backtracking=True, fake_score_init="random", ema_decay=0.5)
@@ -242,6 +247,7 @@ def test_further_updates_of_the_fake_score(make_context):
     assert count == {"student": 1, "fake": 3}
 
 
+@pytest.mark.slow
 def test_further_updates_see_all_samples_of_a_step_and_are_reported(make_context):
     metrics = {}
     for updates in (1, 2):

@@ -54,6 +54,7 @@ def test_the_embedded_teacher_leaves_its_own_samples_for_the_student_s(make_cont
     assert student.student_loss < 0.9 * teacher.student_loss and student.teacher_loss > 1.01 * teacher.teacher_loss
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_node_is_the_mean_since_the_one_before(make_context, tmp_path):
     path, history = record(make_context(), tmp_path / "path")
     losses = [metrics["loss_target"] for metrics in history]

@@ -16,6 +16,7 @@ from disback_diffusers.training.run_folder import RunFolder
 FD = {"log_fd_every": 3, "fd_reference": "embedded"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_it_is_that_of_the_averaged_students_images(make_context, cache):
     context = make_context(**FD, fd_images=4, cache_text_embeddings=cache, resolution=["32"])  # the judge's

@@ -31,6 +31,7 @@ def test_an_untrained_student_is_the_lcm_lora_itself(make_context, sd_folder, lc
     torch.testing.assert_close(teacher, bare)
 
 
+@pytest.mark.slow
 def test_a_path_belongs_to_the_lcm_lora_that_it_leads_to(make_context, sd_folder, lcm_lora, tmp_path):
     path = make_context(lcm_lora=lcm_lora).distillation(None)._new_path(tmp_path / "path")
     path.nodes, path.complete = [Node(0)], True
@@ -44,6 +45,7 @@ def test_a_path_belongs_to_the_lcm_lora_that_it_leads_to(make_context, sd_folder
         make_context(lcm_lora=str(tmp_path / "other"), **settings)
 
 
+@pytest.mark.slow
 def test_at_a_later_step_it_denoises_as_the_lcm_scheduler_does(make_context, lcm_lora):
     context = make_context(lcm_lora=lcm_lora)
     conditions = context.family.load_encoder("cpu")(["a red cat"])
@@ -62,6 +64,7 @@ def test_at_a_later_step_it_denoises_as_the_lcm_scheduler_does(make_context, lcm
         torch.testing.assert_close(context.student.denoiser.x0(x, torch.tensor([0]), conditions), x)
 
 
+@pytest.mark.slow
 def test_a_share_of_its_samples_is_from_later_steps(make_context, lcm_lora):
     settings = {"lcm_lora": lcm_lora, "no_backtracking": True, "train_batch_size": 16}
     context = make_context(**settings, cache_text_embeddings="memory")

@@ -63,6 +63,7 @@ class ThroughTheFakeScore(Objective):
         yield {"loss_student": loss.detach()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["lora", "full"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_loss_may_be_differentiated_through_another_role(make_context, student, checkpointing):

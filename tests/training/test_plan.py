@@ -85,6 +85,7 @@ def test_parameters_and_weights_are_those_of_a_run(make_context, small_unet, stu
     assert half["adapters"] == sizes["adapters"] and half["optimizers"] == sizes["optimizers"]
 
 
+@pytest.mark.slow
 def test_an_lcm_lora_has_its_own_rank(make_plan, make_context, sd_folder, tmp_path):
     settings = {"lcm_lora": str(save_peft(tmp_path / "lcm", lora_student(sd_folder))), "lora_rank": 32}
     plan, context = make_plan(**settings), make_context(**settings)
@@ -97,6 +98,7 @@ def test_an_lcm_lora_has_its_own_rank(make_plan, make_context, sd_folder, tmp_pa
     assert rows[0].startswith("target, fake: rank 32, ") and rows[1].startswith("student: rank ")
 
 
+@pytest.mark.slow
 def test_a_smaller_student_keeps_less(make_plan, small_unet):
     large = make_plan(student="full").activations()["activations"]
     small = make_plan(student="full", student_unet=str(small_unet)).activations()["activations"]

@@ -192,6 +192,7 @@ def test_a_run_that_did_not_know_some_settings(folder):
     assert different(before, settings(guidance_max_timestep=500)) == ["guidance_max_timestep"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_version_0_1(make_context, tmp_path):
     """It had other names for the optimizers' files."""
     stage = backtracking(make_context(no_backtracking=True))

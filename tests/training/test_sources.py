@@ -111,6 +111,7 @@ NEEDS_A_PACKAGE = pytest.param(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [NEEDS_A_PACKAGE, "EDMEulerScheduler"])
 def test_a_scheduler_that_would_fail_at_the_first_samples_is_refused(make_args, name):
     """One needs a package that is not there, the other has noise levels of another kind."""
@@ -126,6 +127,7 @@ def test_a_number_of_steps_that_would_fail_at_the_first_samples_is_refused(make_
         open_sources(make_args(validation_inference_steps=steps, validation_scheduler=scheduler))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_cannot_take_the_teachers_predictions_is_refused(make_args, tmp_path):
     build_sd(prediction_type="sample").save_pretrained(tmp_path / "x0")
     x0 = {"pretrained_teacher_model": str(tmp_path / "x0")}

@@ -43,11 +43,13 @@ def test_by_default_the_fake_score_starts_at_the_last_node(make_context, tmp_pat
     assert same(fake(context), node(context, 3)) and not same(fake(context), node(context, 2))
 
 
+@pytest.mark.slow
 def test_it_may_start_as_the_teacher_with_a_path(make_context, tmp_path):
     context, path = start(make_context, tmp_path, fake_score_init="teacher")
     assert len(path) == 4 and is_teacher(context)
 
 
+@pytest.mark.slow
 def test_of_a_path_that_is_not_walked_only_its_end_is_recorded(make_context, tmp_path):
     context, path = start(make_context, tmp_path, node_switching="adaptive")
     assert [n.step for n in path.nodes] == [0, 8] and same(fake(context), node(context, 1))
@@ -65,6 +67,7 @@ def test_adaptive_decides_by_how_it_starts(make_context, tmp_path, small_unet, m
     assert context.distillation(None).walk(path).numbers == ([0] if len(path) == 2 else [2, 1, 0])
 
 
+@pytest.mark.slow
 def test_how_the_student_started_is_kept_where_it_decides(make_context, tmp_path, small_unet):
     context, path = start(make_context, tmp_path, student="full", student_unet=str(small_unet))
     assert tuple(path.untrained) == UNTRAINED and all(value > 0 for value in path.untrained.values())
@@ -72,6 +75,7 @@ def test_how_the_student_started_is_kept_where_it_decides(make_context, tmp_path
     assert DegradationPath.load(tmp_path / "run").untrained == path.untrained
 
 
+@pytest.mark.slow
 def test_elsewhere_it_is_left_out(make_context, tmp_path):
     _, path = start(make_context, tmp_path, student="full")
     assert path.untrained is None and path.settings["student_unet"] is None
@@ -90,6 +94,7 @@ def test_nothing_is_recorded_that_nothing_uses(make_context, tmp_path):
     assert context.distillation(None).walk(path).numbers == [0]
 
 
+@pytest.mark.slow
 def test_without_backtracking_it_can_be_fitted(make_context, tmp_path):
     """To the untrained student's images, as the last node would be."""
     context, path = start(make_context, tmp_path, no_backtracking=True, fake_score_init="fit")
@@ -102,6 +107,7 @@ def test_it_can_be_random(make_context, tmp_path):
     assert path is None and not is_teacher(context)
 
 
+@pytest.mark.slow
 def test_a_given_path_is_taken(make_context, tmp_path):
     start(make_context, tmp_path, seed=3)
     (tmp_path / "run" / "degradation").rename(tmp_path / "path")

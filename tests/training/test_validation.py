@@ -9,6 +9,7 @@ from PIL import Image
 from disback_diffusers.errors import UsageError
 
 
+@pytest.mark.slow
 def test_samples_are_generated_one_by_one(make_context, tmp_path):
     """However many prompts there are: memory was planned for training."""
     context, sizes = make_context(guidance_scale=2.0, validation_prompts=["a red cat"] * 5), []
@@ -22,6 +23,7 @@ def test_samples_are_generated_one_by_one(make_context, tmp_path):
     assert sizes == [1] * 5  # the teacher's are kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale, scheduler", [(1.0, None), (3.0, None), (3.0, "EulerDiscreteScheduler")])
 def test_the_teachers_are_those_of_the_stock_pipeline(make_context, sd_folder, tmp_path, scale, scheduler):
     settings = {"validation_inference_steps": 4, "validation_scheduler": scheduler, "guidance_scale": scale}
