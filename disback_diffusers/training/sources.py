@@ -142,7 +142,7 @@ def _check_samples(family, args):
 def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
     if settings.lcm_lora:
         with about("--lcm_lora"):
-            _refuse_other_students(Path(settings.lcm_lora))
+            _refuse_other_students(settings.lcm_lora)
             lcm_lora = LcmLora(settings.lcm_lora, family.network_config)
         first = settings.conditioning_timestep
         if settings.proportion_later_steps and not later_timesteps(family.scheduler_config, first):
@@ -162,9 +162,9 @@ def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
 
 def _refuse_other_students(source):
     """A LoRA student's folder, or the file in it, looks like an LCM-LoRA's."""
-    folder = source.parent if source.name == LORA_NAME else source
+    folder = Path(source).parent if Path(source).name == LORA_NAME else Path(source)
     if (folder / CONFIG_NAME).is_file() and not read_config(folder).get("method", {}).get("lcm_lora"):
-        raise UsageError(f"{folder} is a student of DisBack that did not start as an LCM-LoRA: take an LCM-LoRA.")
+        raise UsageError(f"{source} is a student of DisBack that did not start as an LCM-LoRA: take an LCM-LoRA.")
 
 
 def _load_prompts(settings: DataArguments, family):
