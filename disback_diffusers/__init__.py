@@ -39,13 +39,17 @@ _MODULE_OF = {
     "stable_target_score": ".diffusion.target_field",
 }
 
+# What diffusers looks up here when it loads a pipeline with an `EDMUNet2DModel`: the class, and the base it loads by.
+_FOR_DIFFUSERS = {"EDMUNet2DModel": ".models.edm_unet", "ModelMixin": ".models.edm_unet"}
+
 __all__ = ["__version__", *_MODULE_OF]
 
 
 def __getattr__(name):
-    if name not in _MODULE_OF:
+    module = _MODULE_OF.get(name) or _FOR_DIFFUSERS.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name], __name__), name)
+    value = getattr(import_module(module, __name__), name)
     globals()[name] = value  # the next access does not come here
     return value
 

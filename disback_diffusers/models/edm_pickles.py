@@ -1,0 +1,134 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Reads the files that EDM's teachers were published as, without running any code of theirs.
+
+NVlabs' pickles hold the source code of their classes, which unpickling would execute. Here only tensors and plain
+containers are rebuilt; an object of a class becomes a `Recorded`, and every other name is refused.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UsageError, one_line
+
+
+PICKLE, STATE_DICT = ".pkl", (".pt", ".pth")
+CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
+DAMAGED = "it may be truncated, download it again"
+
+
+class Recorded:
+    """An object whose class was not rebuilt.
+
+    Attributes:
+        class_name (`str`), state (`dict`): of the object.
+    """
+
+    class_name = ""
+
+    def __init__(self, class_name: str | None = None, state: dict | None = None):
+        self.class_name, self.state = class_name or self.class_name, state or {}
+
+    def __setstate__(self, state: dict) -> None:
+        """As `pickle` calls it."""
+        self.state = state
+
+    def tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Its parameters and buffers by dotted name, as `state_dict` of the module would have them."""
+        found = {}
+        for kind in ("_parameters", "_buffers"):
+            found |= {prefix + name: value for name, value in self.state.get(kind, {}).items() if value is not None}
+        for name, module in self.state.get("_modules", {}).items():
+            if module is not None:
+                found |= module.tensors(f"{prefix}{name}.")
+        return found
+
+
+def read_pickle(file: Path) -> Any:
+    """The content of a pickle of NVlabs, with `Recorded` in place of objects.
+
+    Raises:
+        UsageError: it is damaged, or names anything but tensors, containers and EDM's own classes.
+    """
+    try:
+        with open(file, "rb") as opened:
+            return _Restricted(opened).load()
+    except UsageError as error:
+        raise UsageError(f"{file} {error}") from None
+    except Exception as error:  # whatever damaged opcodes lead to
+        raise UsageError(f"{file} is no readable pickle ({one_line(error)}): {DAMAGED}.") from None
+
+
+def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict that torch has saved.
+
+    Raises:
+        UsageError: it is damaged, or holds anything but tensors.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UsageError(f"{file} is refused, as it holds more than tensors ({one_line(error)}).") from None
+    except Exception as error:  # of the archive inside
+        raise UsageError(f"{file} is no state dict that torch can read ({one_line(error)}): {DAMAGED}.") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UsageError(f"{file} is no state dict: it holds a {type(state).__name__}, not tensors by name.")
+    return dict(state)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Restricted(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
+        if module == "torch.nn.modules.container" and name in CONTAINERS:
+            return type(name, (Recorded,), {"class_name": name})
+        raise UsageError(f"names {module}.{name}, which is not needed for a teacher: it is refused, nothing was run.")
+
+
+def _persistent(meta):
+    """An object of a class whose source is in the pickle; the source is left alone."""
+    return Recorded(str(meta["class_name"]), dict(meta["state"]))
+
+
+def _storage(content):
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _parameter(data, *rest):
+    return data
+
+
+def _latin1(text, encoding):
+    if encoding != "latin1":
+        raise UsageError(f"decodes with {encoding!r}, which is refused.")
+    return text.encode("latin1")
+
+
+def _scalar(dtype, content):
+    if dtype.hasobject:
+        raise UsageError("has a number that is an object, which is refused.")
+    return np.frombuffer(content, dtype)[0].item()
+
+
+ALLOWED = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+    ("dnnlib.util", "EasyDict"): dict,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("_codecs", "encode"): _latin1,
+}

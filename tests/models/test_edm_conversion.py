@@ -1,0 +1,209 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Published EDM teachers as diffusers folders: the same function, and nothing of theirs is run."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ConsistencyModelPipeline, DiffusionPipeline, UNet2DModel
+from edm_reference import FIR, Adm, Song, openai_state, save_pickle
+
+from disback_diffusers.errors import UsageError
+from disback_diffusers.models.edm_conversion import convert, convert_file, save
+from disback_diffusers.models.edm_unet import EDMUNet2DModel
+
+
+SIGMAS = (0.002, 0.1, 1.0, 80.0)
+LEVELS = [(16, 32), (8, 64)]
+ADM_LEVELS = [(64, 128), (32, 128), (16, 256)]
+
+
+def inputs(size=16, classes=0):
+    random = torch.Generator().manual_seed(1)
+    sigma = torch.tensor(SIGMAS)
+    x = torch.randn(len(SIGMAS), 3, size, size, generator=random)
+    labels = torch.tensor([0, 3, 1, 2]) if classes else None
+    return x, sigma.log() / 4, labels
+
+
+def one_hot(labels, classes):
+    return None if labels is None else torch.nn.functional.one_hot(labels, classes).float()
+
+
+SONGS = {
+    "DDPM++": ({"augment": 9}, {}),
+    "DDPM++ with labels": ({"classes": 4, "augment": 9}, {}),
+    "NCSN++": ({"fourier": True, "residual": True, "taps": FIR}, {
+        "embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual",
+        "resample_filter": [1, 3, 3, 1]}),
+    "NCSN++ with labels": ({"classes": 4, "fourier": True, "residual": True, "taps": FIR}, {
+        "embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual",
+        "resample_filter": [1, 3, 3, 1], "label_dropout": 0.1}),
+}  # fmt: skip
+
+
+def song_file(file, name, **changes):
+    """A snapshot and its reference."""
+    settings, options = SONGS[name]
+    network = Song(LEVELS, 2, {8}, **settings)
+    x, c_noise, labels = inputs(classes=network.classes)
+    network(x, c_noise, one_hot(labels, 4))  # draws its tensors
+    options = {"model_type": "SongUNet", "img_resolution": 16, "in_channels": 3, "out_channels": 3,
+               "label_dim": network.classes, "augment_dim": network.augment, "model_channels": 32,
+               "channel_mult": [1, 2], "num_blocks": 2, "attn_resolutions": [8], **options, **changes}  # fmt: skip
+    return save_pickle(file, network, options), network
+
+
+@pytest.mark.parametrize("name", SONGS)
+def test_ddpmpp_and_ncsnpp(tmp_path, name):
+    file, network = song_file(tmp_path / "edm.pkl", name)
+    save(convert(file), tmp_path / "teacher")
+    unet = EDMUNet2DModel.from_pretrained(tmp_path / "teacher" / "unet")
+    x, c_noise, labels = inputs(classes=network.classes)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            unet(x, c_noise, labels).sample, network(x, c_noise, one_hot(labels, 4)), atol=1e-5, rtol=1e-5
+        )
+        if network.classes:
+            empty = unet(x, c_noise, torch.full((4,), network.classes)).sample
+            torch.testing.assert_close(empty, network(x, c_noise, torch.zeros(4, 4)), atol=1e-5, rtol=1e-5)
+            recorded = json.loads((tmp_path / "teacher" / "classes.json").read_text())
+            assert recorded == {"classes": 4, "empty_class": 4 if name.startswith("NCSN") else None}
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+def test_adm_of_edm(tmp_path, classes):
+    network = Adm(ADM_LEVELS[1:], 1, {16}, classes=classes)
+    x, c_noise, labels = inputs(32, classes)
+    with torch.no_grad():
+        expected = network(x, c_noise, one_hot(labels, 4))
+    options = {"model_type": "DhariwalUNet", "img_resolution": 32, "in_channels": 3, "out_channels": 3,
+               "label_dim": classes, "model_channels": 128, "channel_mult": [1, 2], "num_blocks": 1,
+               "attn_resolutions": [16]}  # fmt: skip
+    save(convert(save_pickle(tmp_path / "edm.pkl", network, options)), tmp_path / "teacher")
+    unet = UNet2DModel.from_pretrained(tmp_path / "teacher" / "unet")
+    with torch.no_grad():
+        torch.testing.assert_close(unet(x, c_noise, labels).sample, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes, scale_shift", [(4, True), (0, False)])
+def test_adm_of_the_consistency_models(tmp_path, classes, scale_shift):
+    """Their times are a thousand times as large; their settings are read off the tensors."""
+    network = Adm(ADM_LEVELS, 1, {32, 16}, classes=classes, scale_shift=scale_shift)
+    x, c_noise, labels = inputs(64, classes)
+    with torch.no_grad():
+        expected = network(x, 1000 * c_noise, one_hot(labels, 4))
+    torch.save(openai_state(network), tmp_path / "edm.pt")
+    save(convert(tmp_path / "edm.pt"), tmp_path / "teacher")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "teacher")
+    assert isinstance(pipeline, ConsistencyModelPipeline) and pipeline.unet.config.sample_size == 64
+    with torch.no_grad():
+        torch.testing.assert_close(pipeline.unet(x, 1000 * c_noise, labels).sample, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_converted_folder_opens_in_plain_diffusers(tmp_path):
+    save(convert(song_file(tmp_path / "edm.pkl", "NCSN++")[0]), tmp_path / "teacher")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "teacher")
+    pipeline.set_progress_bar_config(disable=True)
+    assert isinstance(pipeline.unet, EDMUNet2DModel)
+    images = pipeline(batch_size=2, num_inference_steps=4, generator=torch.manual_seed(0), output_type="pt").images
+    assert images.shape == (2, 3, 16, 16) and images.isfinite().all()
+    pipeline.save_pretrained(tmp_path / "again")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "again")
+    again.set_progress_bar_config(disable=True)
+    same = again(batch_size=2, num_inference_steps=4, generator=torch.manual_seed(0), output_type="pt").images
+    assert torch.equal(same, images)
+
+
+def test_the_folder_is_there_whole_or_not_at_all(tmp_path):
+    file, _ = song_file(tmp_path / "edm.pkl", "DDPM++ with labels")
+    text = convert_file(file, tmp_path / "made" / "teacher")
+    assert text.endswith("teacher: EDMUNet2DModel of 1.0 M parameters, 16x16 pixels, 4 classes")
+    with pytest.raises(UsageError, match="is there already: choose another folder"):
+        convert_file(file, tmp_path / "made" / "teacher")
+    file, _ = song_file(tmp_path / "edm.pkl", "DDPM++", model_channels=16)
+    with pytest.raises(UsageError, match="edm.pkl does not fit its own settings: tensor .* is .*, expected"):
+        convert_file(file, tmp_path / "made" / "other")
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["teacher"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that are something else
+
+
+class Harmful:
+    def __reduce__(self):
+        return Path.touch, (Path("touched"),)
+
+
+def test_code_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edm.pkl").write_bytes(pickle.dumps({"ema": Harmful()}))
+    with pytest.raises(
+        UsageError, match=r"edm.pkl names pathlib.Path.touch, .* nothing was run|names builtins.getattr"
+    ):
+        convert(tmp_path / "edm.pkl")
+    torch.save({"model": Harmful()}, tmp_path / "edm.pt")
+    with pytest.raises(UsageError, match="edm.pt is refused, as it holds more than tensors"):
+        convert(tmp_path / "edm.pt")
+    assert not Path("touched").exists()
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "pt"])
+def test_a_truncated_file(tmp_path, suffix):
+    file = tmp_path / f"edm.{suffix}"
+    if suffix == "pkl":
+        song_file(file, "DDPM++")
+    else:
+        torch.save({"a.weight": torch.zeros(100, 100)}, file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UsageError, match=f"^{file} is no .* that torch can read|^{file} is no readable pickle"):
+        convert(file)
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ({"ema": None}, "holds no network under 'ema'"),
+        ([1, 2], "holds no network under 'ema'"),
+    ],
+)
+def test_another_pickle(tmp_path, content, expected):
+    (tmp_path / "edm.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UsageError, match=f"^{tmp_path / 'edm.pkl'} {expected}"):
+        convert(tmp_path / "edm.pkl")
+
+
+def test_another_preconditioning_or_architecture(tmp_path):
+    network = Song(LEVELS, 2, {8})
+    network(*inputs()[:2])
+    options = {"model_type": "SongUNet", "img_resolution": 16, "in_channels": 3, "out_channels": 3,
+               "model_channels": 32, "channel_mult": [1, 2], "num_blocks": 2, "attn_resolutions": [8]}  # fmt: skip
+    for changes, expected in (
+        ({"class_name": "VPPrecond"}, "is a VPPrecond: only EDM's own preconditioning"),
+        ({"model_type": "OtherUNet"}, "has a OtherUNet: only SongUNet and DhariwalUNet"),
+        ({"num_blocks": 3}, "has no tensor .*: it is of another architecture"),
+        ({"num_blocks": 1}, "has a tensor .* that is not known: it is of another architecture"),
+        ({"model_channels": 16}, "tensor .* is .*, expected"),
+    ):
+        kind = {"class_name": changes.pop("class_name")} if "class_name" in changes else {}
+        file = save_pickle(tmp_path / "edm.pkl", network, {**options, **changes}, **kind)
+        with pytest.raises(UsageError, match=expected):
+            save(convert(file), tmp_path / "teacher")
+
+
+def test_a_state_dict_of_another_network(tmp_path):
+    for state, expected in (
+        ({"layer.weight": torch.zeros(2, 2)}, "has no output_blocks"),
+        ({"step": 3}, "is no state dict"),
+    ):
+        torch.save(state, tmp_path / "edm.pt")
+        with pytest.raises(UsageError, match=f"^{tmp_path / 'edm.pt'} {expected}"):
+            convert(tmp_path / "edm.pt")
+    with pytest.raises(UsageError, match="no such file"):
+        convert(tmp_path / "none.pt")
+    (tmp_path / "edm.bin").write_bytes(b"x")
+    with pytest.raises(UsageError, match="must be a .pkl of EDM or a .pt"):
+        convert(tmp_path / "edm.bin")
