@@ -100,7 +100,8 @@ def model_card(
         pipeline=pipeline,
         is_lora=is_lora,
         lora=config,
-        timestep=config["timesteps"][0],
+        start=_start(config),
+        timestep=config.get("timesteps", [None])[0],
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
         node_steps=[step for step in node_steps if step > 0],
@@ -119,6 +120,10 @@ def model_card(
     )
     atomic_write(folder / CARD_NAME, lambda file: file.write_text(marked(text), encoding="utf-8"))
     return folder / CARD_NAME
+
+
+def _start(config):
+    return f"noise level {config['sigmas'][0]:g}" if "sigmas" in config else f"timestep {config['timesteps'][0]}"
 
 
 def _why_not_walked(method):

@@ -2,6 +2,7 @@
 """The files of a student, and disback_config.json, which records how to load and call it."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ def write_config(folder: str | os.PathLike, config: dict) -> None:
 
     Args:
         folder (`str` or `os.PathLike`): the student's folder.
-        config (`dict`): `timesteps`, and where known `base_model`, `base_revision`, `variant`, `pipeline` (the
-            teacher's class), `student`, `lora_rank`, `lora_alpha`, `method`. `format` is added.
+        config (`dict`): `timesteps` (`sigmas`, where the base has noise levels), and where known `base_model`,
+            `base_revision`, `variant`, `pipeline` (the teacher's class), `student`, `lora_rank`, `lora_alpha`,
+            `method`. `format` is added.
 
     Raises:
         UsageError: the timesteps are not valid.
@@ -82,10 +84,19 @@ def _check_config(file, config):
     if format not in FORMATS:
         known = " and ".join(map(str, FORMATS))
         raise UsageError(f"{file} has format {format!r}, this version reads {known}: a newer one may be needed.")
+    if "sigmas" in config:
+        _check_sigmas(file, config["sigmas"])
+        return
     timesteps = config.get("timesteps")
     valid = isinstance(timesteps, list) and timesteps and all(type(t) is int and t >= 0 for t in timesteps)
     if not valid or sorted(set(timesteps), reverse=True) != timesteps:
         raise UsageError(f"{file} has timesteps {timesteps!r}; they must be whole numbers, at least 0, descending.")
+
+
+def _check_sigmas(file, sigmas):
+    valid = isinstance(sigmas, list) and sigmas and all(type(s) is float and 0 < s < math.inf for s in sigmas)
+    if not valid or sorted(set(sigmas), reverse=True) != sigmas:
+        raise UsageError(f"{file} has sigmas {sigmas!r}; they must be numbers above 0, descending.")
 
 
 def published_files(folder: str | os.PathLike, with_path: bool = False) -> list[str]:

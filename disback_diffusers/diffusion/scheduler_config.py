@@ -13,7 +13,8 @@ from ..errors import UsageError
 
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-EDM_SETTINGS = {"sigma_min", "sigma_max", "sigma_data", "prediction_type"}  # the EDM schedulers have all of these
+# The EDM schedulers have all of these, and that of the consistency models, whose teachers are EDM's.
+EDM_SETTINGS = {"sigma_min", "sigma_max", "sigma_data"}
 SchedulerOrConfig = SchedulerMixin | Mapping
 
 

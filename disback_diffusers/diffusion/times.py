@@ -10,6 +10,8 @@ from .noise import NoiseSchedule
 
 
 SHARE_LEFT_OUT = 0.02  # of the timesteps, at either end
+RHO = 7  # of EDM's spacing of noise levels
+P_MEAN, P_STD = -1.2, 1.2  # of ln(sigma) in EDM's training
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,42 @@ class LogUniformTimes:
         return (low + (high - low) * share).exp()
 
 
-def training_times(schedule: NoiseSchedule) -> UniformTimes | LogUniformTimes:
-    """t ~ U[0.02 T, 0.98 T] of a schedule with timesteps; all levels of an EDM schedule."""
+@dataclass(frozen=True)
+class KarrasTimes(LogUniformTimes):
+    """Noise levels spaced as the steps of EDM's sampler (Karras et al., 2022, Eq. 5), without 2 % at either end."""
+
+    def _at(self, share):
+        share = SHARE_LEFT_OUT + (1 - 2 * SHARE_LEFT_OUT) * share
+        low, high = self.first ** (1 / RHO), self.last ** (1 / RHO)
+        return (low + (high - low) * share) ** RHO
+
+
+@dataclass(frozen=True)
+class LogNormalTimes(LogUniformTimes):
+    """Noise levels as EDM trains its denoisers at (Karras et al., 2022, Table 1), kept within the schedule."""
+
+    def _at(self, share):
+        normal = torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6))
+        return (P_MEAN + P_STD * normal).exp().clamp(self.first, self.last)
+
+
+CONTINUOUS = {"karras": KarrasTimes, "log-normal": LogNormalTimes, "log-uniform": LogUniformTimes}
+
+
+def training_times(schedule: NoiseSchedule, noise_levels: str = "log-uniform") -> UniformTimes | LogUniformTimes:
+    """t ~ U[0.02 T, 0.98 T] of a schedule with timesteps; of an EDM schedule a distribution of its noise levels.
+
+    Args:
+        noise_levels (`str`, *optional*): "karras", "log-normal" or "log-uniform".
+    """
     first, last = schedule.time_range
     if schedule.num_train_timesteps is None:
-        return LogUniformTimes(first, last)
+        return CONTINUOUS[noise_levels](first, last)
     return UniformTimes(round(SHARE_LEFT_OUT * last), round((1 - SHARE_LEFT_OUT) * last))
+
+
+def karras_levels(first: float, last: float, steps: int) -> torch.Tensor:
+    """The noise levels of EDM's sampler, `(steps + 1,)`, float64, descending to 0 (Karras et al., 2022, Eq. 5)."""
+    low, high = first ** (1 / RHO), last ** (1 / RHO)
+    levels = (high + (low - high) * torch.linspace(0, 1, steps, dtype=torch.float64)) ** RHO
+    return torch.cat([levels, levels.new_zeros(1)])

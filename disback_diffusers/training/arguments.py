@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 
 from ..errors import UsageError
 from ..models.embedded import EMBEDDED
+from .flags import NOTHING
 from .settings import (
-    NOTHING,
     DataArguments,
     ObjectiveArguments,
     OptimizationArguments,

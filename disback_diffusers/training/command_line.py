@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 
 from ..errors import UsageError, one_line
 from .arguments import GROUPS, DistillationArguments, names
-from .settings import METADATA
+from .flags import METADATA
 
 
 # What YAML 1.1 reads as false, though it is the name of a choice.

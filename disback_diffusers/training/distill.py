@@ -22,6 +22,7 @@ from .build import build
 from .degradation import DegradationRecording
 from .distance_probe import DistanceProbe
 from .finish import save_artifact
+from .flags import PATH
 from .mismatch_probe import MismatchProbe
 from .networks import Networks
 from .objectives import DistributionMatching, Objective
@@ -31,7 +32,7 @@ from .path_probe import PathProbe
 from .plan import print_plan
 from .prepare import prepare, repo_name
 from .run_folder import Checkpoint, RunFolder
-from .settings import PATH, RunArguments
+from .settings import RunArguments
 from .sources import Sources
 from .stage import Stage
 from .switching import NodeWalk, count_stays

@@ -10,9 +10,10 @@ from ..artifact.layout import write_config
 from ..models.embedded import EMBEDDED
 from ..models.lcm_lora import timesteps_by_steps
 from .arguments import DistillationArguments
+from .flags import PATH, RESULT
 from .networks import Networks
 from .path import DegradationPath
-from .settings import PATH, RESULT, PathArguments
+from .settings import PathArguments
 from .sources import Sources
 from .switching import NodeWalk
 
@@ -35,7 +36,7 @@ def artifact_config(
         "variant": args.teacher.variant,
         "pipeline": family.pipeline_name,
         "student": args.student.student,
-        "timesteps": networks.student.sampler.timesteps,
+        ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
         "method": {"objective": objective, **args.recorded(PATH, RESULT)},
@@ -78,7 +79,7 @@ def save_artifact(
         sources.student.save(folder, student)
     config = artifact_config(args, networks, path, walk, objective)
     write_config(folder, config)
-    first, *later = config["timesteps"]
+    first, *later = networks.student.sampler.timesteps
     steps = list(timesteps_by_steps(networks.family.scheduler_config, first)) if later else [1]
     model_card(
         folder,

@@ -70,7 +70,7 @@ class Plan:
         rows = [
             ("teacher", f"{family.name}: {self.base / 1e6:,.1f} M parameters, {family.schedule.prediction_type}"),
             *self._adapter_rows(),
-            ("student", f"{self._student_kind()}, timestep {args.student.conditioning_timestep}"),
+            ("student", f"{self._student_kind()}, {self._start()}"),
             ("samples", ", ".join("x".join(map(str, bucket.shape)) for bucket in buckets)),
             *self._work(),
         ]
@@ -92,6 +92,11 @@ class Plan:
             )
             for (rank, size), names in groups.items()
         ]
+
+    def _start(self):
+        student = self.args.student
+        timestep, sigma = student.conditioning_timestep, student.conditioning_sigma
+        return f"timestep {timestep}" if sigma is None else f"noise level {sigma:g}"
 
     def _student_kind(self):
         student = self.args.student

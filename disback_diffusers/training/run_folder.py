@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from ..errors import RunError, UsageError
 from ..files import LOG, atomic_write, weights_digest
 from .arguments import DistillationArguments, names
-from .settings import NOTHING
+from .flags import NOTHING
 
 
 logger = logging.getLogger(__name__)

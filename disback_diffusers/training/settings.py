@@ -1,51 +1,17 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The settings of a run, in groups. Steps count optimizer updates; sizes are pixels."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from .flags import NOTHING, PATH, TEACHER, flag
 
 
 if TYPE_CHECKING:
     from .path import DegradationPath  # slow to import
 
 
-# What a setting shapes. It must be the same in a resumed run unless it shapes nothing.
-TEACHER = "teacher"  # which weights the run starts from: recorded as the base model
-PATH = "path"  # the degradation path and the result: recorded in the path's manifest and in disback_config.json
-RESULT = "result"  # the result only: recorded in disback_config.json
-NOTHING = "nothing"  # neither, up to rounding: speed, memory, logs, and where things are written
-
-METADATA = ("shapes", "local", "needs", "above", "at_least", "below")  # of a field, beside its help text
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
-
-
-def flag(
-    default: Any,
-    help: str,
-    shapes: str = RESULT,
-    local: bool = False,
-    needs: str | None = None,
-    shown: bool = True,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A field.
-
-    Args:
-        default: its default value.
-        help (`str`): for the command line.
-        shapes (`str`): TEACHER, PATH, RESULT or NOTHING.
-        local (`bool`): whether it may name a local file or folder.
-        needs (`str`, *optional*): the setting without which this one has no effect.
-        shown (`bool`): whether it may be printed.
-        above, at_least, below (`float`, *optional*): limits of a number; None is left alone.
-    """
-    limits = {"above": above, "at_least": at_least, "below": below}
-    metadata = {"help": help, "shapes": shapes, "local": local, "needs": needs, **limits}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata, repr=shown)
 
 
 @dataclass
@@ -77,6 +43,11 @@ class DataArguments:
         shapes=PATH,
         local=True,
     )
+    class_labels: str | None = flag(
+        None,
+        "Classes of a class-conditional teacher to train on: 'all' (default), or numbers such as 0-9,17.",
+        shapes=PATH,
+    )
     caption_column: str = flag(
         "text", "Column of the prompts in .jsonl, .csv, .parquet or a Hub dataset.", shapes=PATH
     )
@@ -92,6 +63,9 @@ class DataArguments:
     )
     train_batch_size: int = flag(8, "Samples of a micro-batch, on each process.", shapes=PATH, above=0)
     gradient_accumulation_steps: int = flag(1, "Micro-batches of an update.", shapes=PATH, above=0)
+    noise_levels: Literal["karras", "log-normal", "log-uniform"] = flag(
+        "karras", "Distribution of the noise levels in training, of teachers with noise levels (EDM).", shapes=PATH
+    )
     proportion_empty_prompts: float = flag(
         0.1, "Share of prompts emptied for the fake score and the target.", shapes=PATH, at_least=0, below=1
     )
@@ -130,6 +104,13 @@ class StudentArguments:
         shapes=PATH,
         above=0,
     )
+    conditioning_sigma: float | None = flag(
+        None,
+        "Noise level at which the student runs its one step, for teachers with noise levels (EDM); by default the "
+        "largest.",
+        shapes=PATH,
+        above=0,
+    )
     proportion_later_steps: float | None = flag(
         None,
         "Share of an LCM-LoRA's samples trained at a later step of 8, so that 2 and 4 still work; by default 0.25.",
@@ -139,6 +120,11 @@ class StudentArguments:
     ema_decay: float = flag(
         0.99, "Decay of the student's moving average, which is what is validated and saved.", at_least=0, below=1
     )
+
+    @property
+    def conditioning_time(self) -> float | None:
+        """The conditioning timestep or the conditioning sigma, whichever is set."""
+        return self.conditioning_sigma if self.conditioning_timestep is None else self.conditioning_timestep
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from diffusers import ModelMixin
 
 from ..artifact.layout import read_config
+from ..data.labels import parse_labels
 from ..data.prompts import load_prompts
 from ..errors import UsageError, about
 from ..evaluation.extractors import Extractor, load_extractor
@@ -20,7 +21,6 @@ from ..models.families import open_teacher
 from ..models.families.base import Family
 from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.student_unet import StudentUNet
-from ..models.teacher_scheduler import check_scheduler, check_steps
 from .arguments import DistillationArguments
 from .path import DegradationPath
 from .settings import DataArguments, StudentArguments, TeacherArguments
@@ -72,7 +72,7 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
     _check_samples(family, args)
     student = _open_student(args.student, args.teacher.variant, family)
     prompts = _load_prompts(args.data, family)
-    shown = validation_prompts(args.run.validation_prompts, prompts) if family.uses_prompts else prompts * SHOWN
+    shown = prompts * SHOWN if prompts == [""] else validation_prompts(args.run.validation_prompts, prompts)
     with about(f"--prompt_dataset {args.data.prompt_dataset}"):
         long_prompts = family.longer_than_read(prompts)
     with about("--validation_prompts"):
@@ -124,19 +124,33 @@ def _check_support(family, args):
 
 
 def _check_samples(family, args):
-    student = args.student
-    if student.conditioning_timestep is None:
-        student.conditioning_timestep = LCM_TIMESTEP if student.lcm_lora else family.conditioning_timestep
-    with about("--conditioning_timestep"):
-        family.check_timestep(student.conditioning_timestep)
+    _set_start(family, args.student)
     with about("--resolution"):
         family.buckets(args.data.resolution)
     if args.run.validation_scheduler:
         with about("--validation_scheduler"):
-            check_scheduler(family.scheduler_config, args.run.validation_scheduler)
+            family.check_scheduler(args.run.validation_scheduler)
     with about("--validation_inference_steps"):
-        run = args.run
-        check_steps(family.scheduler_config, family.schedule, run.validation_inference_steps, run.validation_scheduler)
+        family.check_sampling(args.run.validation_inference_steps, args.run.validation_scheduler)
+    for name in ("guidance_scale", "fake_guidance_scale"):
+        if args[name] != 1 and not family.can_be_empty:
+            raise UsageError(f"--{name} {args[name]}: this teacher was not trained without labels, set it to 1.")
+
+
+def _set_start(family, student):
+    """Set where the student starts, if it was left to its default: at a timestep, or at a noise level."""
+    has_levels = family.schedule.num_train_timesteps is None
+    wanted, other = "conditioning_timestep", "conditioning_sigma"
+    if has_levels:
+        wanted, other = other, wanted
+    if getattr(student, other) is not None:
+        kind = "noise levels" if has_levels else "timesteps"
+        raise UsageError(f"--{other}: this teacher has {kind}, use --{wanted}.")
+    if getattr(student, wanted) is None:
+        default = LCM_TIMESTEP if student.lcm_lora else family.conditioning_timestep
+        setattr(student, wanted, family.schedule.time_range[1] if has_levels else default)
+    with about(f"--{wanted}"):
+        family.check_timestep(student.conditioning_time)
 
 
 def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
@@ -168,12 +182,18 @@ def _refuse_other_students(source):
 
 
 def _load_prompts(settings: DataArguments, family):
+    """The training prompts; or labels as text; or, of an unconditional teacher, an empty one."""
+    if settings.class_labels and not family.classes:
+        raise UsageError(f"--class_labels: this {family.pipeline_name} is not conditioned on classes: leave it out.")
     if not family.uses_prompts:
         if settings.prompt_dataset:
             raise UsageError(
                 f"--prompt_dataset: a {family.pipeline_name} is not conditioned on prompts: leave it out."
             )
-        return [""]
+        if not family.classes:
+            return [""]
+        with about("--class_labels"):
+            return [str(label) for label in parse_labels(settings.class_labels or "all", family.classes)]
     if not settings.prompt_dataset:
         raise UsageError("--prompt_dataset is required.")
     return load_prompts(settings.prompt_dataset, settings.caption_column)
@@ -188,17 +208,17 @@ def validation_prompts(given: list[str], prompts: list[str]) -> list[str]:
 
 
 def _open_path(args: DistillationArguments) -> DegradationPath:
-    folder, student = args.path.degradation_path, args.student
+    folder = args.path.degradation_path
     with about("--degradation_path"):
         path = DegradationPath.load(folder)
     if not path.complete:
         raise UsageError(f"--degradation_path {folder} was not recorded to its end: resume that run first.")
-    timestep = path.settings.get("conditioning_timestep")
-    if timestep != student.conditioning_timestep:
-        raise UsageError(
-            f"--degradation_path {folder} leads to a student of --conditioning_timestep {timestep}, here it is "
-            f"{student.conditioning_timestep}: set that one, or record a path."
-        )
+    for setting in ("conditioning_timestep", "conditioning_sigma"):
+        if (there := path.settings.get(setting)) != args[setting]:
+            raise UsageError(
+                f"--degradation_path {folder} leads to a student of --{setting} {there}, here it is {args[setting]}: "
+                "set that one, or record a path."
+            )
     for setting in ("lcm_lora", "student_unet"):
         if bool(path.settings.get(setting)) != bool(args[setting]):
             raise UsageError(other_start(folder, setting))

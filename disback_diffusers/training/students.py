@@ -75,7 +75,7 @@ class LoraStudent:
 
     def sampler(self, family: Family) -> OneStep:
         """How the student generates."""
-        return OneStep(self.settings.conditioning_timestep)
+        return OneStep(self.settings.conditioning_time)
 
     def fingerprint(self, student: Student) -> str | None:
         """Of the weights it starts with, where they are not the teacher's; for the path's manifest."""

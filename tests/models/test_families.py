@@ -113,7 +113,7 @@ def test_which_family_a_folder_is_of(sd_folder, sdxl_folder):
 
 def test_a_folder_of_no_known_family(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
-    expected = "a KandinskyPipeline: take a StableDiffusionPipeline or a StableDiffusionXLPipeline.$"
+    expected = "a KandinskyPipeline: take a StableDiffusionPipeline, StableDiffusionXLPipeline, .* or DDIMPipeline.$"
     with pytest.raises(UsageError, match=expected):
         open_teacher(str(tmp_path))
 

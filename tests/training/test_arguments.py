@@ -12,7 +12,7 @@ from disback_diffusers import distill
 from disback_diffusers.errors import UsageError
 from disback_diffusers.training.arguments import GROUPS, DistillationArguments, check_limits
 from disback_diffusers.training.command_line import parse_args
-from disback_diffusers.training.settings import flag
+from disback_diffusers.training.flags import flag
 
 
 NEEDED = ["--pretrained_teacher_model", "x", "--prompt_dataset", "y"]

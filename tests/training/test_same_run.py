@@ -11,8 +11,8 @@ from stepping import backtracking, steps
 
 from disback_diffusers.errors import UsageError
 from disback_diffusers.training.arguments import DistillationArguments, names
+from disback_diffusers.training.flags import NOTHING, PATH, RESULT, TEACHER
 from disback_diffusers.training.run_folder import RunFolder, different
-from disback_diffusers.training.settings import NOTHING, PATH, RESULT, TEACHER
 
 
 @pytest.fixture

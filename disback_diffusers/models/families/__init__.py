@@ -9,11 +9,12 @@ from collections.abc import Iterable
 
 from ..source import ModelSource
 from .base import Family
+from .edm import DDIM, DDPM, EDM
 from .sd import StableDiffusion
 from .sdxl import StableDiffusionXL
 
 
-FAMILIES: list[type[Family]] = [StableDiffusion, StableDiffusionXL]
+FAMILIES: list[type[Family]] = [StableDiffusion, StableDiffusionXL, EDM, DDPM, DDIM]
 
 
 def open_teacher(
@@ -39,6 +40,7 @@ def open_teacher(
     for family in among:
         if family.pipeline_name == kind:
             return family(source)
-    expected = " or a ".join(family.pipeline_name for family in among)
+    *names, last = (family.pipeline_name for family in among)
+    expected = f"{', '.join(names)} or {last}" if names else last
     remedy = ", or another script" if len(among) < len(FAMILIES) else ""
     raise source.error(f"is a {kind}: take a {expected}{remedy}.")

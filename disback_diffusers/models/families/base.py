@@ -12,6 +12,7 @@ from ..conditions import Conditions
 from ..roles import present_targets
 from ..sizes import Bucket
 from ..source import ModelSource
+from ..teacher_scheduler import check_scheduler, check_steps
 
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Family:
     network_folder = "unet"
     uses_prompts = False
     prompt_tokens: int | None = None  # how many of a prompt are read
+    classes = 0  # of a class-conditional teacher
+    can_be_empty = True  # whether the network knows the empty condition, which guidance needs
     served = False  # whether `DisBackPipeline` loads its students
     supports: frozenset[str] = frozenset()  # settings that not every family has: "student_unet", "lcm_lora"
     conditioning_timestep: float = 399  # the default t*
@@ -138,6 +141,14 @@ class Family:
                 f"{timestep} is pure noise (zero terminal SNR), from which a teacher that predicts noise cannot "
                 "start: take an earlier one."
             )
+
+    def check_scheduler(self, name: str) -> None:
+        """Raise a UsageError where the scheduler class of this name cannot sample the teacher."""
+        check_scheduler(self.scheduler_config, name)
+
+    def check_sampling(self, steps: int, scheduler: str | None = None) -> None:
+        """Raise a UsageError where `sample` would fail in this number of steps, or with this scheduler."""
+        check_steps(self.scheduler_config, self.schedule, steps, scheduler)
 
     def use_vae(self, name: str) -> None:
         """Decode with another VAE (folder or Hub id).

@@ -1,0 +1,32 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Which classes a class-conditional model is trained on."""
+
+import re
+
+from ..errors import UsageError
+
+
+RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def parse_labels(text: str, classes: int) -> list[int]:
+    """ "all", or numbers and ranges such as "0-9,17", as numbers in ascending order.
+
+    Args:
+        classes (`int`): of the model; labels are from 0 to one less.
+
+    Raises:
+        UsageError: it is neither, or there is no such class.
+    """
+    if text == "all":
+        return list(range(classes))
+    found = set()
+    for part in text.replace(" ", "").split(","):
+        match = RANGE.fullmatch(part)
+        if not match:
+            raise UsageError(f"{text}: '{part}' is no class; give all, or numbers such as 0-9,17.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= classes or first > last:
+            raise UsageError(f"{text}: '{part}' is not within the teacher's classes, 0 to {classes - 1}.")
+        found.update(range(first, last + 1))
+    return sorted(found)

@@ -1,0 +1,188 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Pixel-space teachers: their preconditioning, labels, samples, and a run with each."""
+
+import json
+
+import pytest
+import torch
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    ConsistencyModelPipeline,
+    DDPMPipeline,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    UNet2DModel,
+)
+
+from disback_diffusers import DistillationArguments, UsageError, distill
+from disback_diffusers.models.conditions import Conditions
+from disback_diffusers.models.denoiser import Denoiser
+from disback_diffusers.models.edm_unet import EDMUNet2DModel
+from disback_diffusers.models.families import DDPM, EDM, open_teacher
+
+
+SIGMAS = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+SMALL = {"sample_size": 8, "block_out_channels": (32, 32), "layers_per_block": 1, "norm_num_groups": 8,
+         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "attention_head_dim": 8,
+         "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}  # fmt: skip
+OURS = {"sample_size": 8, "base_channels": 16, "channel_multipliers": (1, 2), "layers_per_block": 1,
+        "attention_resolutions": (4,)}  # fmt: skip
+QUICK = {"degradation_steps": 4, "degradation_nodes": 3, "steps_per_node": 2, "max_train_steps": 8, "lora_rank": 2,
+         "train_batch_size": 4, "validation_steps": 0, "guidance_scale": 1.0,
+         "validation_inference_steps": 4}  # fmt: skip
+
+
+def save_teacher(folder, kind="edm", classes=None, empty=None):
+    """A teacher of random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rows = None if classes is None else classes + (empty is not None)
+        if kind == "ours":
+            unet = EDMUNet2DModel(**OURS, num_class_embeds=rows)
+        else:
+            unet = UNet2DModel(**SMALL, num_class_embeds=rows)
+    if kind == "ddpm":
+        DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    else:
+        scheduler = CMStochasticIterativeScheduler(**SIGMAS) if kind == "cm" else EDMEulerScheduler(**SIGMAS)
+        ConsistencyModelPipeline(unet, scheduler).save_pretrained(folder)
+    if empty is not None:
+        (folder / "classes.json").write_text(json.dumps({"classes": classes, "empty_class": empty}))
+    return str(folder)
+
+
+def teacher_of(family):
+    return Denoiser(family, family.load_network(), family.schedule)
+
+
+@pytest.mark.parametrize("kind, scale", [("edm", 0.25), ("ours", 0.25), ("cm", 250.0)])
+def test_the_network_is_inside_of_edms_preconditioning(tmp_path, kind, scale):
+    family = open_teacher(save_teacher(tmp_path, kind))
+    assert type(family) is EDM and family.schedule.time_range == (0.002, 80.0)
+    sigma = torch.tensor([0.002, 0.5, 80.0])
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * sigma.view(3, 1, 1, 1)
+    denoiser = teacher_of(family)
+    with torch.no_grad():
+        found = denoiser.x0(x, sigma, Conditions(rows=3))
+        s = sigma.view(3, 1, 1, 1)
+        raw = denoiser.network(x / (s**2 + 0.25).sqrt(), scale * sigma.log()).sample
+    expected = 0.25 / (s**2 + 0.25) * x + s * 0.5 / (s**2 + 0.25).sqrt() * raw
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_exact_denoiser_of_gaussian_data_has_the_exact_score(tmp_path):
+    """Data N(m, d^2): D(x) = (d^2 x + s^2 m) / (d^2 + s^2), whose score is -(x - m) / (d^2 + s^2)."""
+    schedule, mean, std = open_teacher(save_teacher(tmp_path)).schedule, 0.3, 0.5
+    for sigma in (0.002, 0.1, 1.0, 80.0):
+        x = mean + torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * (std + sigma)
+        x0 = (std**2 * x + sigma**2 * mean) / (std**2 + sigma**2)
+        skip, out = 0.25 / (sigma**2 + 0.25), sigma * 0.5 / (sigma**2 + 0.25) ** 0.5
+        score = schedule.to_score((x0 - skip * x) / out, x, sigma)
+        torch.testing.assert_close(score, -(x - mean) / (std**2 + sigma**2), atol=1e-6, rtol=1e-6)
+
+
+def test_heuns_samples_of_gaussian_data_come_to_its_mean_and_deviation(tmp_path):
+    """The error is of the second order in the number of steps."""
+    family = open_teacher(save_teacher(tmp_path))
+
+    class Exact(Denoiser):
+        def output(self, x_t, t, conditions):
+            s = t.view(-1, 1, 1, 1)
+            x0 = (0.25 * x_t + s**2 * 0.3) / (0.25 + s**2)
+            return (x0 - 0.25 / (s**2 + 0.25) * x_t) * (s**2 + 0.25).sqrt() / (s * 0.5)
+
+    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    teacher, nothing = Exact(family, torch.nn.Linear(1, 1), family.schedule), Conditions(rows=2)
+    exact = 0.3 + (80 * z - 0.3) * (0.25 / (0.25 + 80**2)) ** 0.5  # the solution of the probability-flow ODE
+    errors = [(family.sample(teacher, z, nothing, nothing, n) - exact).abs().max().item() for n in (20, 40, 80)]
+    assert errors[2] < 0.01 and errors[0] > 3 * errors[1] > 9 * errors[2]
+
+
+def test_samples_of_ddpm_are_those_of_the_stock_pipeline(tmp_path):
+    family = open_teacher(save_teacher(tmp_path, "ddpm"))
+    assert type(family) is DDPM and family.schedule.num_train_timesteps == 1000
+    pipeline = DDPMPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", lambda *args, **kwargs: z)
+        stock = pipeline(batch_size=2, num_inference_steps=4, generator=torch.Generator().manual_seed(0),
+                         output_type="np").images  # fmt: skip
+    nothing = Conditions(rows=2)
+    ours = family.decode(family.sample(teacher_of(family), z, nothing, nothing, 4)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(ours, torch.as_tensor(stock), atol=1e-5, rtol=1e-5)
+
+
+def test_labels_and_the_empty_one(tmp_path):
+    family = open_teacher(save_teacher(tmp_path, "ours", classes=4, empty=4))
+    assert (family.classes, family.empty_class, family.can_be_empty) == (4, 4, True)
+    assert family.load_encoder("cpu")(["3", "", "0"]).tensors["labels"].tolist() == [3, 4, 0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+    def run(teacher, **settings):
+        args = {"pretrained_teacher_model": teacher, "output_dir": str(tmp_path / "run"), **QUICK, **settings}
+        return distill(DistillationArguments(**args))
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "teacher, settings",
+    [
+        ({"kind": "edm"}, {"student": "full", "noise_levels": "log-normal"}),
+        (
+            {"kind": "ours", "classes": 4, "empty": 4},
+            {"guidance_scale": 2.0, "class_labels": "0-2", "log_mismatch_every": 4},
+        ),
+        ({"kind": "cm", "classes": 4}, {"conditioning_sigma": 20.0}),
+        ({"kind": "ddpm"}, {"student": "full"}),
+    ],
+)  # fmt: skip
+def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, settings):
+    folder = run(save_teacher(tmp_path / "teacher", **teacher), **settings)
+    config = json.loads((folder / "disback_config.json").read_text())
+    has_levels = teacher["kind"] != "ddpm"
+    start = {"sigmas": [settings.get("conditioning_sigma", 80.0)]} if has_levels else {"timesteps": [399]}
+    assert {key: config.get(key) for key in start} == start and ("timesteps" in config) != has_levels
+    nodes = [json.loads(line)["node"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert nodes[-8:] == [2, 2, 1, 1, 0, 0, 0, 0] and (folder / "samples" / "step-8.png").is_file()
+    card = (folder / "README.md").read_text()
+    assert ("noise level" if has_levels else "timestep 399") in card
+
+
+@pytest.mark.parametrize(
+    "teacher, settings, expected",
+    [
+        ({}, {"conditioning_timestep": 399}, "--conditioning_timestep: this teacher has noise levels, use"),
+        ({"kind": "ddpm"}, {"conditioning_sigma": 80.0}, "--conditioning_sigma: this teacher has timesteps, use"),
+        ({}, {"conditioning_sigma": 90.0}, "--conditioning_sigma 90.0 is outside of the teacher's schedule"),
+        ({}, {"class_labels": "1"}, "--class_labels: this ConsistencyModelPipeline is not conditioned on classes"),
+        ({"classes": 4}, {"class_labels": "2-9"}, "'2-9' is not within the teacher's classes, 0 to 3"),
+        ({"classes": 4}, {"class_labels": "cats"}, "--class_labels cats: 'cats' is no class; give all"),
+        ({"classes": 4}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher was not trained without labels"),
+        ({}, {"resolution": ["64"]}, "--resolution 64: this teacher has images of 8x8"),
+        ({}, {"prompt_dataset": "embedded"}, "--prompt_dataset: a ConsistencyModelPipeline is not"),
+        ({}, {"validation_scheduler": "DDIMScheduler"}, "--validation_scheduler DDIMScheduler: an EDM"),
+        ({}, {"validation_inference_steps": 1}, "--validation_inference_steps 1: EDM's sampler takes at least 2"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_teacher_is_named(tmp_path, run, teacher, settings, expected):
+    with pytest.raises(UsageError, match=expected):
+        run(save_teacher(tmp_path / "teacher", **teacher), **settings)
+
+
+def test_a_classes_file_that_does_not_fit(tmp_path):
+    folder = save_teacher(tmp_path, classes=4)
+    (tmp_path / "classes.json").write_text('{"classes": 9, "empty_class": null}')
+    with pytest.raises(UsageError, match="has a classes.json that does not fit its network"):
+        open_teacher(folder)
