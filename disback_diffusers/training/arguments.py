@@ -52,8 +52,9 @@ class DistillationArguments:
     run: RunArguments
 
     def __init__(self, **settings: Any):
-        if "steps_per_node" in settings:  # "auto" or a number
-            settings["steps_per_node"] = str(settings["steps_per_node"])
+        if "steps_per_node" in settings:  # "auto", a number, or several
+            given = settings["steps_per_node"]
+            settings["steps_per_node"] = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
         for group in fields(type(self)):
             types = get_type_hints(group.type)  # the parser of transformers changes those of the fields
             own = {name: checked(name, types[name], settings.pop(name)) for name in types.keys() & settings.keys()}
@@ -80,8 +81,6 @@ class DistillationArguments:
             student.lora_alpha = float(student.lora_rank)
         if self.objective.fake_score_init is None:
             self.objective.fake_score_init = "teacher" if self.path.no_backtracking else "node"
-        stay = self.path.steps_per_node
-        self.path.steps_per_node = int(stay) if stay.isascii() and stay.isdigit() else stay
 
     # -----------------------------------------------------------------------------------------------------------------
     # By name
@@ -121,6 +120,8 @@ class DistillationArguments:
         Raises:
             UsageError: a value of another type, or one that cannot work, whatever the teacher is.
         """
+        stay = str(self.path.steps_per_node)
+        self.path.steps_per_node = int(stay) if stay.isascii() and stay.isdigit() else stay
         for group in fields(type(self)):
             own = getattr(self, group.name)
             for name, annotation in get_type_hints(group.type).items():
@@ -139,8 +140,11 @@ class DistillationArguments:
 
     def _validate_path(self):
         path, init = self.path, self.objective.fake_score_init
-        if path.steps_per_node != AUTO and (type(path.steps_per_node) is not int or path.steps_per_node < 1):
-            raise UsageError(f"--steps_per_node must be auto or a number greater than 0, not {path.steps_per_node}.")
+        if path.steps_per_node != AUTO and 0 in (_numbers(path.steps_per_node) or [0]):
+            raise UsageError(
+                f"--steps_per_node must be auto or a number greater than 0 (or such numbers, as 1000,1000,10000), not "
+                f"{path.steps_per_node}."
+            )
         if path.no_backtracking and path.degradation_path:
             raise UsageError("--no_backtracking walks no path: leave --degradation_path out.")
         if path.no_backtracking and init == "node":
@@ -158,16 +162,18 @@ class DistillationArguments:
         """Whether stage 1 records anything: targets for the student, or the start of the fake score."""
         return self.path.may_walk(self.student.student_unet) or self.objective.fake_score_init in ("node", "fit")
 
-    def steps_per_stay(self, stays: int) -> int:
-        """Updates of stage 2 at each node that is a target.
+    def steps_per_stay(self, stays: int) -> int | list[int]:
+        """Updates of stage 2 at each node that is a target: one number for all, or one for each in their order.
 
         Args:
             stays (`int`): how many such nodes there are, the teacher not among them.
 
         Raises:
-            UsageError: nothing would be left for the teacher.
+            UsageError: nothing would be left for the teacher, or there are more or fewer numbers than nodes.
         """
         steps, given = self.optimization.max_train_steps, self.path.steps_per_node
+        if isinstance(given, str) and given != AUTO:
+            return self._given_stays(_numbers(given), stays)
         stay = max(SHORTEST_STAY, int(SHARE_OF_STAYS * steps / max(stays, 1))) if given == AUTO else given
         if stays and stays * stay >= steps:
             least = f": at least {SHORTEST_STAY}" if given == AUTO else ""
@@ -178,6 +184,20 @@ class DistillationArguments:
                 f"updates (--steps_per_node {given}{least}). Take more steps{smaller}{fewer}, or --no_backtracking."
             )
         return stay
+
+    def _given_stays(self, given, stays):
+        steps = self.optimization.max_train_steps
+        if len(given) != stays:
+            raise UsageError(
+                f"--steps_per_node {self.path.steps_per_node} is for {len(given)} nodes, but {stays} of the path are "
+                "targets: the last one, where the fake score starts, and the teacher need none."
+            )
+        if sum(given) >= steps:
+            raise UsageError(
+                f"--max_train_steps {steps} leaves no step for the true teacher: the path takes {sum(given)} updates "
+                f"(--steps_per_node {self.path.steps_per_node}). Take more steps, or smaller numbers."
+            )
+        return given
 
     def _validate_rest(self):
         student, run = self.student, self.run
@@ -194,8 +214,17 @@ class DistillationArguments:
             raise UsageError("--lr_warmup_steps has no effect with --lr_scheduler constant: use constant_with_warmup.")
         if not run.output_dir:
             raise UsageError("--output_dir must be the name of a folder.")
+        optimization = self.optimization
+        if optimization.use_8bit_adam and {optimization.optimizer, optimization.fake_optimizer} != {"adamw"}:
+            raise UsageError("--use_8bit_adam is an AdamW: leave it out with another --optimizer.")
         if run.hub_token and "wandb" in run.report_to:
             raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
+
+
+def _numbers(text: int | str) -> list[int] | None:
+    """Whole numbers, separated by commas; None where it is something else."""
+    parts = str(text).replace(" ", "").split(",")
+    return [int(part) for part in parts] if all(part.isascii() and part.isdigit() for part in parts) else None
 
 
 GROUPS = [group.type for group in fields(DistillationArguments)]

@@ -17,7 +17,7 @@ from .parallel import Replicated
 from .path import DegradationPath
 from .settings import OptimizationArguments
 from .stage import Stage
-from .switching import NodeWalk
+from .switching import NodeWalk, described
 
 
 class DistributionBacktracking(Stage):
@@ -55,7 +55,13 @@ class DistributionBacktracking(Stage):
 
     def _add_optimizers(self):
         settings, steps = self.optimization, self.total_steps
-        self.add_optimizer("student", self.student.parameters(), settings.learning_rate, schedule_steps=steps)
+        self.add_optimizer(
+            "student",
+            self.student.parameters(),
+            settings.learning_rate,
+            schedule_steps=steps,
+            kind=settings.optimizer,
+        )
         self.add_optimizer(
             "fake",
             self.networks.fake.parameters(),
@@ -193,11 +199,11 @@ class DistributionBacktracking(Stage):
         self.student.ema.optimization_step = state["ema_step"]
         if type(state["ema_step"]) is not int:
             raise ValueError(f"its ema_step is {state['ema_step']!r}")
-        on_the_path = self.walk.stays * self.walk.steps_per_node
+        on_the_path = sum(self.walk.updates)
         if on_the_path and on_the_path >= self.total_steps:
             raise UsageError(
                 f"--max_train_steps {self.total_steps} leaves no step for the true teacher: this run began with "
-                f"{self.walk.stays} x {self.walk.steps_per_node} updates at nodes of the path. Take more steps."
+                f"{described(self.walk.updates)} updates at nodes of the path. Take more steps."
             )
 
 

@@ -35,7 +35,7 @@ from .run_folder import Checkpoint, RunFolder
 from .settings import RunArguments
 from .sources import Sources
 from .stage import Stage
-from .switching import NodeWalk, count_stays
+from .switching import NodeWalk, count_stays, described
 from .trainer import Trainer
 from .validation import Validator
 
@@ -237,7 +237,7 @@ class Distillation:
         )
         if checkpoint and checkpoint.is_of_last_stage:
             resume(stage, checkpoint)
-        first = f", the first {walk.stays} x {walk.steps_per_node} of them against nodes of the path"
+        first = f", the first {described(walk.updates)} of them against nodes of the path"
         logger.info(f"Stage 2: {stage.total_steps:,} updates{first if walk.walks_path else ' against the teacher'}.")
         self._run(stage, checkpoint)
 

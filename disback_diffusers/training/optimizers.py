@@ -12,14 +12,17 @@ from .parallel import Replicated
 from .settings import OptimizationArguments
 
 
-def optimizer_class(use_8bit_adam: bool) -> type[torch.optim.Optimizer]:
-    """AdamW, of torch or in 8 bits of bitsandbytes.
+KINDS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def optimizer_class(use_8bit_adam: bool, kind: str = "adamw") -> type[torch.optim.Optimizer]:
+    """An optimizer of torch, or AdamW in 8 bits of bitsandbytes.
 
     Raises:
         UsageError: bitsandbytes is asked for and not installed.
     """
     if not use_8bit_adam:
-        return torch.optim.AdamW
+        return KINDS[kind]
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
@@ -38,6 +41,7 @@ class RoleOptimizer:
         parallel (`Replicated`).
         schedule_steps (`int`, *optional*): length of the schedule; None keeps the rate constant.
         scheduler (`str`, *optional*): the schedule; by default `settings.lr_scheduler`.
+        kind (`str`, *optional*): "adamw", "adam" or "sgd"; by default `settings.fake_optimizer`.
     """
 
     def __init__(
@@ -48,15 +52,17 @@ class RoleOptimizer:
         parallel: Replicated,
         schedule_steps: int | None = None,
         scheduler: str | None = None,
+        kind: str | None = None,
     ):
         self.parameters, self.parallel, self.max_grad_norm = list(parameters), parallel, settings.max_grad_norm
         on_gpu = parallel.device.type == "cuda" and not settings.use_8bit_adam
-        self.optimizer = optimizer_class(settings.use_8bit_adam)(
+        kind = kind or settings.fake_optimizer
+        moments = {"betas": (settings.adam_beta1, settings.adam_beta2), "eps": settings.adam_epsilon}
+        self.optimizer = optimizer_class(settings.use_8bit_adam, kind)(
             self.parameters,
             lr=learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
             weight_decay=settings.adam_weight_decay,
-            eps=settings.adam_epsilon,
+            **({} if kind == "sgd" else moments),
             **({"fused": True} if on_gpu else {}),  # with fp16 it skips a step without asking the GPU
         )
         name = (scheduler or settings.lr_scheduler) if schedule_steps else "constant"

@@ -11,7 +11,7 @@ from .activations import saved_bytes
 from .arguments import DistillationArguments
 from .build import DTYPES, make_roles
 from .sources import Sources
-from .switching import count_stays
+from .switching import NodeWalk, count_stays, described
 
 
 GIB = 2**30
@@ -117,7 +117,8 @@ class Plan:
                 ("stage 1", f"{length}, {counted(nodes, 'node')}, {nodes * self.lora * 4 / 2**20:,.0f} MiB on disk")
             )
         steps, stays = args.optimization.max_train_steps, count_stays(nodes + 1) if self._may_walk() else 0
-        walked = f", {stays} x {args.steps_per_stay(stays)} of them at nodes of the path" if stays else ""
+        walk = NodeWalk.back_from(stays + 2, args.steps_per_stay(stays))
+        walked = f", {described(walk.updates)} of them at nodes of the path" if stays else ""
         rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))
         return rows
 

@@ -142,8 +142,8 @@ class PathArguments:
     )
     steps_per_node: str = flag(
         "auto",
-        "Updates at each node but the last (the teacher), which gets what is left; auto: 5 percent of "
-        "--max_train_steps for all of them together, at least 5 each.",
+        "Updates at each node but the last (the teacher), which gets what is left; or a number for each, as "
+        "1000,1000,10000; auto: 5 percent of --max_train_steps for all of them together, at least 5 each.",
     )
     node_switching: Literal["fixed", "adaptive"] = flag(
         "fixed",
@@ -191,12 +191,21 @@ class OptimizationArguments:
         None, "Another one for the fake score's, which has to follow the student to the end."
     )
     lr_warmup_steps: int = flag(0, "Warm-up updates of the schedules.", at_least=0)
+    optimizer: Literal["adamw", "adam", "sgd"] = flag("adamw", "Optimizer of the student.")
+    fake_score_optimizer: Literal["adamw", "adam", "sgd"] | None = flag(
+        None, "That of the fake score and of stage 1; by default the student's, but never sgd.", shapes=PATH
+    )
     adam_beta1: float = flag(0.9, "Adam's first beta.", shapes=PATH, at_least=0, below=1)
     adam_beta2: float = flag(0.999, "Adam's second beta.", shapes=PATH, at_least=0, below=1)
     adam_weight_decay: float = flag(0.0, "Weight decay (AdamW).", shapes=PATH, at_least=0)
     adam_epsilon: float = flag(1e-8, "Adam's epsilon.", shapes=PATH, above=0)
     max_grad_norm: float = flag(1.0, "Gradient clipping, for each role.", shapes=PATH, above=0)
     use_8bit_adam: bool = flag(False, "8-bit AdamW of bitsandbytes.", shapes=PATH)
+
+    @property
+    def fake_optimizer(self) -> str:
+        """That of the fake score and of stage 1."""
+        return self.fake_score_optimizer or ("adamw" if self.optimizer == "sgd" else self.optimizer)
 
 
 @dataclass

@@ -15,21 +15,22 @@ class NodeWalk:
 
     Args:
         numbers (`list[int]`): of the nodes, ending in 0.
-        steps_per_node (`int`): updates at each of them but the teacher, which has no end.
+        steps_per_node (`int` or `list[int]`): updates at each of them but the teacher, which has no end; or one number
+            for each.
     """
 
     numbers: list[int]
-    steps_per_node: int = 0
+    steps_per_node: int | list[int] = 0
     position: int = 0
     node_step: int = 0
 
     @classmethod
-    def back_from(cls, nodes: int, steps_per_node: int) -> "NodeWalk":
+    def back_from(cls, nodes: int, steps_per_node: int | list[int]) -> "NodeWalk":
         """Along a whole path.
 
         Args:
             nodes (`int`): of the path, the teacher among them.
-            steps_per_node (`int`): updates at each target but the teacher.
+            steps_per_node (`int` or `list[int]`): updates at each target but the teacher.
         """
         return cls([*range(nodes - 2, 0, -1), 0], steps_per_node)
 
@@ -58,13 +59,26 @@ class NodeWalk:
         """Whether there are any."""
         return self.stays > 0
 
+    @property
+    def updates(self) -> list[int]:
+        """At each target but the teacher."""
+        given = self.steps_per_node
+        return [given] * self.stays if isinstance(given, int) else given
+
     def advance(self) -> bool:
         """Count one more update. Returns whether it was the last at its node, so that the target is another now."""
         self.node_step += 1
-        if self.at_teacher or self.node_step < self.steps_per_node:
+        if self.at_teacher or self.node_step < self.updates[self.position]:
             return False
         self.position, self.node_step = self.position + 1, 0
         return True
+
+
+def described(updates: list[int]) -> str:
+    """Updates at the targets in few words: "3 x 100", or "1,000 + 10,000"."""
+    if len(set(updates)) == 1:
+        return f"{len(updates)} x {updates[0]}"
+    return " + ".join(f"{count:,}" for count in updates)
 
 
 def count_stays(nodes: int) -> int:

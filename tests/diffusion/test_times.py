@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from disback_diffusers.diffusion.noise import NoiseSchedule
-from disback_diffusers.diffusion.times import LogUniformTimes, UniformTimes, training_times
+from disback_diffusers.diffusion.times import LogUniformTimes, UniformTimes, karras_levels, training_times
 
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -27,7 +27,31 @@ def test_two_hundredths_of_the_timesteps_are_left_out_at_either_end(steps, expec
 
 
 def test_an_edm_schedule_is_trained_at_all_levels():
-    assert training_times(NoiseSchedule.edm(0.002, 80.0)) == SIGMAS
+    assert training_times(NoiseSchedule.edm(0.002, 80.0), "log-uniform") == SIGMAS
+
+
+def test_karras_levels_are_those_of_edms_sampler():
+    """rho = 7: the seventh root of the levels is spaced evenly."""
+    levels = karras_levels(0.002, 80.0, 18)
+    assert len(levels) == 19 and levels[-1] == 0 and levels[0].item() == pytest.approx(80)
+    assert levels[17].item() == pytest.approx(0.002)
+    roots = levels[:-1] ** (1 / 7)
+    torch.testing.assert_close(roots[:-1] - roots[1:], (roots[0] - roots[1]).expand(17))
+
+
+def test_noise_levels_of_training():
+    schedule = NoiseSchedule.edm(0.002, 80.0)
+    karras = training_times(schedule, "karras")
+    roots = karras.sample(N, generator()) ** (1 / 7)
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    share = ((roots - low) / (high - low)).sort().values.double()
+    assert 0.0199 < share[0] < share[-1] < 0.9801
+    assert (share - (0.02 + 0.96 * (torch.arange(N) + 0.5) / N)).abs().max() < 1.95 / N**0.5
+    normal = training_times(schedule, "log-normal").sample(N, generator()).log()
+    assert normal.mean().item() == pytest.approx(-1.2, abs=0.05) and normal.std().item() == pytest.approx(
+        1.2, abs=0.05
+    )
+    assert normal.exp().min() >= 0.002 and normal.exp().max() <= 80
 
 
 def test_whole_timesteps_are_all_as_likely():

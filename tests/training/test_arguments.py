@@ -258,6 +258,35 @@ def test_a_path_that_will_not_be_walked_takes_no_updates():
         assert parse_args([*NEEDED, *words, *LONG_PATH]).optimization.max_train_steps == 20
 
 
+def test_each_node_may_have_its_own_updates():
+    words = [*NEEDED, "--degradation_nodes", "4", "--max_train_steps", "60"]
+    for given in ("5,10,20", "5, 10, 20"):
+        assert parse_args([*words, "--steps_per_node", given]).steps_per_stay(3) == [5, 10, 20]
+    args = DistillationArguments(pretrained_teacher_model="t", degradation_nodes=4, steps_per_node=[5, 10, 20])
+    assert args.steps_per_stay(3) == [5, 10, 20] and args.settings()["steps_per_node"] == "5,10,20"
+    for given, expected in (
+        ("5,10", "--steps_per_node 5,10 is for 2 nodes, but 3 of the path are targets"),
+        ("5,10,45", "leaves no step for the true teacher: the path takes 60 updates"),
+        ("5,,10", "--steps_per_node must be auto or a number greater than 0"),
+        ("5,0,10", "--steps_per_node must be auto or a number greater than 0"),
+    ):
+        with pytest.raises(UsageError, match=expected):
+            parse_args([*words, "--steps_per_node", given])
+
+
+def test_optimizers():
+    for words, expected in (
+        ([], ("adamw", "adamw")),
+        (["--optimizer", "adam"], ("adam", "adam")),
+        (["--optimizer", "sgd"], ("sgd", "adamw")),
+        (["--optimizer", "sgd", "--fake_score_optimizer", "sgd"], ("sgd", "sgd")),
+    ):
+        settings = parse_args([*NEEDED, *words]).optimization
+        assert (settings.optimizer, settings.fake_optimizer) == expected
+    with pytest.raises(UsageError, match="--use_8bit_adam is an AdamW"):
+        parse_args([*NEEDED, "--optimizer", "sgd", "--use_8bit_adam"])
+
+
 def test_a_recorded_path_has_its_own_length_and_nodes():
     words = [*NEEDED, "--degradation_path", "p", "--degradation_steps", "4", "--max_train_steps", "20"]
     assert parse_args(words).path.degradation_nodes == 7
@@ -272,7 +301,7 @@ def test_the_token_is_not_kept_and_not_printed():
     "group, name, value, expected",
     [
         ("path", "no_backtracking", True, "--fake_score_init node needs a path"),
-        ("path", "steps_per_node", "2", "--steps_per_node must be auto or a number"),
+        ("path", "steps_per_node", "two", "--steps_per_node must be auto or a number"),
         ("optimization", "max_train_steps", 3, "--max_train_steps 3 leaves no step"),
         ("student", "lora_rank", 0, "--lora_rank must be a number greater than 0"),
         ("student", "lora_rank", "four", "--lora_rank must be a whole number"),

@@ -11,12 +11,12 @@ from disback_diffusers.training.parallel import Replicated
 from disback_diffusers.training.settings import OptimizationArguments
 
 
-def make_optimizer(schedule_steps=None, precision="no", others=(), **settings):
+def make_optimizer(schedule_steps=None, precision="no", others=(), kind=None, **settings):
     """One parameter at 0, and others. With epsilon 1, Adam's first step on a gradient g is rate * g / (|g| + 1)."""
     parameter, parallel = torch.nn.Parameter(torch.zeros(1)), Replicated(Accelerator(cpu=True))
     parallel.precision = precision
     settings = OptimizationArguments(adam_epsilon=1.0, **settings)
-    return parameter, RoleOptimizer([parameter, *others], 0.1, settings, parallel, schedule_steps)
+    return parameter, RoleOptimizer([parameter, *others], 0.1, settings, parallel, schedule_steps, kind=kind)
 
 
 @pytest.mark.parametrize("precision", ["no", "fp16"])
@@ -28,6 +28,14 @@ def test_a_step_clips_the_gradient_and_forgets_it(gradient, clipped, precision):
     assert optimizer.step().item() == pytest.approx(gradient)
     assert parameter.item() == pytest.approx(-0.1 * clipped / (clipped + 1), rel=1e-3)
     assert parameter.grad is None or parameter.grad.item() == 0
+
+
+@pytest.mark.parametrize("kind, moved", [("adamw", 0.5 / 1.5), ("adam", 0.5 / 1.5), ("sgd", 0.5)])
+def test_kinds_of_optimizers(kind, moved):
+    parameter, optimizer = make_optimizer(kind=kind)
+    optimizer.backward(0.5 * parameter.sum())
+    optimizer.step()
+    assert parameter.item() == pytest.approx(-0.1 * moved, rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["no", "fp16"])

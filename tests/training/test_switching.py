@@ -7,7 +7,7 @@ import torch
 
 from disback_diffusers.errors import UsageError
 from disback_diffusers.training.path import UNTRAINED, DegradationPath
-from disback_diffusers.training.switching import NodeWalk, count_stays, variation
+from disback_diffusers.training.switching import NodeWalk, count_stays, described, variation
 
 
 STARTS_AS_THE_TEACHER = "the student starts with the teacher's weights"
@@ -68,6 +68,15 @@ def test_a_walk_takes_all_nodes_but_the_last(nodes, numbers):
     walk = NodeWalk.back_from(nodes, 7)
     assert (walk.numbers, walk.steps_per_node) == (numbers, 7)
     assert walk.walks_path == (len(numbers) > 1) and count_stays(nodes) == len(numbers) - 1
+
+
+def test_each_node_may_have_its_own_stay():
+    walk, nodes = NodeWalk.back_from(5, [1, 3, 2]), []
+    for _ in range(8):
+        nodes.append(walk.node)
+        walk.advance()
+    assert nodes == [3, 2, 2, 2, 1, 1, 0, 0]
+    assert described(walk.updates) == "1 + 3 + 2" and described([100] * 3) == "3 x 100"
 
 
 def test_without_a_walk_the_teacher_is_the_only_target():

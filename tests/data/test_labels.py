@@ -1,0 +1,25 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+import pytest
+
+from disback_diffusers.data.labels import parse_labels
+from disback_diffusers.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("all", [0, 1, 2, 3, 4]),
+        ("3", [3]),
+        ("0-2,4", [0, 1, 2, 4]),
+        ("4, 1-2, 2", [1, 2, 4]),
+        ("0-4", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_labels(text, expected):
+    assert parse_labels(text, 5) == expected
+
+
+@pytest.mark.parametrize("text", ["", "5", "3-1", "0-5", "-1", "a", "1.5", "1,,2", "ALL"])
+def test_what_is_no_class(text):
+    with pytest.raises(UsageError, match="is no class; give all|is not within the teacher's classes, 0 to 4"):
+        parse_labels(text, 5)
