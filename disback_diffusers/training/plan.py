@@ -110,7 +110,9 @@ class Plan:
         samples = args.data.train_batch_size * args.data.gradient_accumulation_steps * self.processes
         updates = args.objective.fake_score_updates_per_step
         forwards = 5 + guided + args.student.proportion_later_steps + 2 * (updates - 1)
-        rows = [("prompts", f"{len(self.sources.prompts):,}; {counted(samples, 'sample')} an update")]
+        rows = [(self._topic(), f"{len(self.sources.prompts):,}; {counted(samples, 'sample')} an update")]
+        if self.sources.prompts == [""]:
+            rows = [("batch", f"{counted(samples, 'sample')} an update, unconditional")]
         if nodes:
             length = f"reused from {path.folder}" if path else f"{args.path.degradation_steps} updates"
             rows.append(
@@ -121,6 +123,9 @@ class Plan:
         walked = f", {described(walk.updates)} of them at nodes of the path" if stays else ""
         rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))
         return rows
+
+    def _topic(self):
+        return "classes" if self.family.classes else "prompts"
 
     def _nodes(self):
         """Nodes of the path, without the teacher: its end alone where the path is not walked."""
@@ -146,11 +151,18 @@ class Plan:
             "its copy in lower precision": self.own * size if size < 4 else 0,
             "moving average": self.student * 4,
             "gradients": trained * 4,
-            "optimizers": trained * (2 if self.args.optimization.use_8bit_adam else 8),  # Adam's two moments
+            "optimizers": self._optimizer_states(),
         }
         if self.args.data.cache_text_embeddings == "off":
             memory["text encoders"] = self.family.count_encoder_parameters() * size
         return memory
+
+    def _optimizer_states(self):
+        """Adam keeps two moments of every parameter, SGD none."""
+        optimization = self.args.optimization
+        size = 2 if optimization.use_8bit_adam else 8
+        pairs = (self.student, optimization.optimizer), (self.lora, optimization.fake_optimizer)
+        return sum(count * size for count, kind in pairs if kind != "sgd")
 
     def activations(self) -> dict[str, int]:
         """Bytes of activations at their peak: the student's graph waits while that of the fake score is worked off.

@@ -181,6 +181,16 @@ def test_what_does_not_fit_the_teacher_is_named(tmp_path, run, teacher, settings
         run(save_teacher(tmp_path / "teacher", **teacher), **settings)
 
 
+@pytest.mark.parametrize(
+    "teacher, expected",
+    [({}, "batch      4 samples an update, unconditional"), ({"classes": 4}, "classes    4; 4 samples an update")],
+)
+def test_a_plan(tmp_path, run, teacher, expected, capsys):
+    run(save_teacher(tmp_path / "teacher", **teacher), dry_run=True)
+    printed = capsys.readouterr().out
+    assert expected in printed and "student    lora, noise level 80" in printed and "together: " in printed
+
+
 def test_a_classes_file_that_does_not_fit(tmp_path):
     folder = save_teacher(tmp_path, classes=4)
     (tmp_path / "classes.json").write_text('{"classes": 9, "empty_class": null}')

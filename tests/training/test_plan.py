@@ -99,6 +99,12 @@ def test_an_lcm_lora_has_its_own_rank(make_plan, make_context, sd_folder, tmp_pa
 
 
 @pytest.mark.slow
+def test_an_sgd_keeps_no_moments(make_plan):
+    both, fake = (make_plan(optimizer=kind).weights()["optimizers"] for kind in ("adam", "sgd"))
+    plan = make_plan(optimizer="sgd", fake_score_optimizer="sgd")
+    assert both == 2 * fake == 16 * plan.lora and plan.weights()["optimizers"] == 0
+
+
 def test_a_smaller_student_keeps_less(make_plan, small_unet):
     large = make_plan(student="full").activations()["activations"]
     small = make_plan(student="full", student_unet=str(small_unet)).activations()["activations"]
