@@ -73,6 +73,7 @@ def test_ddpmpp_and_ncsnpp(tmp_path, name):
             assert recorded == {"classes": 4, "empty_class": 4 if name.startswith("NCSN") else None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 4])
 def test_adm_of_edm(tmp_path, classes):
     network = Adm(ADM_LEVELS[1:], 1, {16}, classes=classes)
@@ -88,6 +89,7 @@ def test_adm_of_edm(tmp_path, classes):
         torch.testing.assert_close(unet(x, c_noise, labels).sample, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes, scale_shift", [(4, True), (0, False)])
 def test_adm_of_the_consistency_models(tmp_path, classes, scale_shift):
     """Their times are a thousand times as large; their settings are read off the tensors."""
