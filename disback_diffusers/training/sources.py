@@ -125,6 +125,8 @@ def _check_support(family, args):
 
 def _check_samples(family, args):
     _set_start(family, args.student)
+    if args.data.noise_levels != args.defaults()["noise_levels"] and family.schedule.num_train_timesteps:
+        raise UsageError(f"--noise_levels {args.data.noise_levels}: this teacher has timesteps, leave it out.")
     with about("--resolution"):
         family.buckets(args.data.resolution)
     if args.run.validation_scheduler:

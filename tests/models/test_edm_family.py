@@ -165,6 +165,7 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
     [
         ({}, {"conditioning_timestep": 399}, "--conditioning_timestep: this teacher has noise levels, use"),
         ({"kind": "ddpm"}, {"conditioning_sigma": 80.0}, "--conditioning_sigma: this teacher has timesteps, use"),
+        ({"kind": "ddpm"}, {"noise_levels": "log-normal"}, "--noise_levels log-normal: this teacher has timesteps"),
         ({}, {"conditioning_sigma": 90.0}, "--conditioning_sigma 90.0 is outside of the teacher's schedule"),
         ({}, {"class_labels": "1"}, "--class_labels: this ConsistencyModelPipeline is not conditioned on classes"),
         ({"classes": 4}, {"class_labels": "2-9"}, "'2-9' is not within the teacher's classes, 0 to 3"),

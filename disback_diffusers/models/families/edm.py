@@ -33,16 +33,13 @@ if TYPE_CHECKING:
 CM_SCHEDULER = "CMStochasticIterativeScheduler"
 
 
-class EDM(Family):
-    """A `ConsistencyModelPipeline` whose network is EDM's denoiser; time is the noise level sigma.
-
-    Its conditions are "labels" (n,), or none.
+class PixelFamily(Family):
+    """A `UNet2DModel` or an `EDMUNet2DModel` on pixels. Its conditions are "labels" (n,), or none.
 
     Attributes:
         classes (`int`): 0 for an unconditional teacher. empty_class (`int` or `None`): the label that stands for none.
     """
 
-    pipeline_name = "ConsistencyModelPipeline"
     lora_targets = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
 
     def __init__(self, source: ModelSource):
@@ -53,8 +50,6 @@ class EDM(Family):
         self._check_network()
         self.classes, self.empty_class = self._read_classes()
         source.check_weights([self.network_folder])
-        # c_noise is ln(sigma) / 4 in EDM, a thousand times as much in the consistency models.
-        self._time_scale = 250.0 if self.scheduler_config.get("_class_name") == CM_SCHEDULER else 0.25
 
     def _check_network(self):
         config = self.network_config
@@ -87,7 +82,8 @@ class EDM(Family):
         return network(x_t, self._network_time(t), class_labels=conditions.tensors.get("labels")).sample
 
     def _network_time(self, t):
-        return t.float().log() * self._time_scale
+        """What the network is given as its timestep at time t."""
+        return t
 
     @property
     def can_be_empty(self) -> bool:
@@ -110,9 +106,9 @@ class EDM(Family):
 
     def example_conditions(self) -> Conditions:
         """As in `Family`."""
-        return (
-            Conditions({"labels": torch.zeros(1, dtype=torch.long)}) if self.classes else super().example_conditions()
-        )
+        if not self.classes:
+            return super().example_conditions()
+        return Conditions({"labels": torch.zeros(1, dtype=torch.long)})
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -128,6 +124,17 @@ class EDM(Family):
         """As in `Family`."""
         images = (x0.float() / 2 + 0.5).clamp(0, 1).cpu()
         return images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+
+
+class EDM(PixelFamily):
+    """A `ConsistencyModelPipeline` whose network is EDM's denoiser; time is the noise level sigma."""
+
+    pipeline_name = "ConsistencyModelPipeline"
+
+    def _network_time(self, t):
+        """c_noise: ln(sigma) / 4 in EDM, a thousand times as much in the consistency models."""
+        scale = 250.0 if self.scheduler_config.get("_class_name") == CM_SCHEDULER else 0.25
+        return t.float().log() * scale
 
     def check_sampling(self, steps: int, scheduler: str | None = None) -> None:
         """As in `Family`."""
@@ -159,21 +166,10 @@ class EDM(Family):
         return heun(denoise, levels[0].item() * z.float(), levels)
 
 
-class DDPM(EDM):
-    """A `DDPMPipeline`, with timesteps, on pixels."""
+class DDPM(PixelFamily):
+    """A `DDPMPipeline`; time is a timestep."""
 
     pipeline_name = "DDPMPipeline"
-
-    def _network_time(self, t):
-        return t
-
-    def check_sampling(self, steps: int, scheduler: str | None = None) -> None:
-        """As in `Family`."""
-        Family.check_sampling(self, steps, scheduler)
-
-    def check_scheduler(self, name: str) -> None:
-        """As in `Family`."""
-        Family.check_scheduler(self, name)
 
     @torch.no_grad()
     def sample(
