@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 
 
 HERE = Path(__file__).parent
-EMOJI = HERE / "data" / "noto_emoji_32.parquet"  # columns image, text
+EMOJI = HERE / "data" / "noto_emoji_32.parquet"  # columns image, label (the Unicode group), text
 MAX_TOKENS = 32
 VOCABULARY_SIZE = 1536
 TEXT_SIZE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -21,6 +21,13 @@ def load_pairs(path):
     """All images as one tensor (n, 3, 32, 32) in [-1, 1], and their names."""
     data = load_dataset("parquet", data_files=str(path), split="train").with_format("torch")
     return torch.stack(list(data["image"])).float() / 127.5 - 1, list(data["text"])
+
+
+def load_labelled(path):
+    """All images as one tensor (n, 3, H, W) in [-1, 1], their labels (n,), and the names of the classes."""
+    data = load_dataset("parquet", data_files=str(path), split="train")
+    shown = data.with_format("torch")
+    return torch.stack(list(shown["image"])).float() / 127.5 - 1, torch.tensor(data["label"]), data.features["label"].names
 
 
 def build_tokenizer(names):
