@@ -27,7 +27,11 @@ def load_labelled(path):
     """All images as one tensor (n, 3, H, W) in [-1, 1], their labels (n,), and the names of the classes."""
     data = load_dataset("parquet", data_files=str(path), split="train")
     shown = data.with_format("torch")
-    return torch.stack(list(shown["image"])).float() / 127.5 - 1, torch.tensor(data["label"]), data.features["label"].names
+    return (
+        torch.stack(list(shown["image"])).float() / 127.5 - 1,
+        torch.tensor(data["label"]),
+        data.features["label"].names,
+    )
 
 
 def build_tokenizer(names):

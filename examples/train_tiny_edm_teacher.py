@@ -5,8 +5,8 @@
     python examples/train_tiny_edm_teacher.py --output_dir tiny-edm
     python examples/train_tiny_edm_teacher.py --output_dir tiny-edm-groups --conditional
 
-It learns the 1,644 emoji at 32x32, with `--conditional` by their nine Unicode groups and an empty class. `--train_data`
-takes other square images: a parquet file with the columns image and label. Two cores need about an hour and a half.
+It learns the 1,644 emoji at 32x32, with `--conditional` by their nine Unicode groups and an empty class.
+`--train_data` takes other square images: a parquet file with the columns image and label. It takes about 50 minutes.
 `--init_from` continues from the weights of an earlier run.
 """
 

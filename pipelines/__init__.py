@@ -4,6 +4,7 @@
 from . import image_to_image  # noqa: F401  # makes our pipelines known to diffusers' AutoPipelines
 from .pipeline_disback import DisBackPipeline
 from .pipeline_disback_xl import DisBackXLPipeline
+from .pixels import DisBackDDPMPipeline, DisBackEDMPipeline
 
 
-__all__ = ["DisBackPipeline", "DisBackXLPipeline"]
+__all__ = ["DisBackDDPMPipeline", "DisBackEDMPipeline", "DisBackPipeline", "DisBackXLPipeline"]

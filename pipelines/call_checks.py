@@ -38,14 +38,14 @@ def checked(pipe: DiffusionPipeline, arguments: dict) -> dict:
     _check_embeddings(pipe, arguments)
     _check_numbers(pipe, arguments)
     number = arguments.get("num_images_per_prompt", 1)
-    if not _is_count(number):
+    if not is_count(number):
         raise UsageError(f"num_images_per_prompt={number!r} must be a whole number, at least 1.")
     if arguments["output_type"] not in OUTPUT_TYPES:
         raise UsageError(f"output_type={arguments['output_type']!r} must be one of {', '.join(OUTPUT_TYPES)}.")
     if arguments.get("ip_adapter_image") is not None and pipe.unet.encoder_hid_proj is None:
         raise UsageError("ip_adapter_image needs an IP-Adapter: call pipe.load_ip_adapter(...) first.")
     _check_scale(pipe.unet, arguments.get("cross_attention_kwargs"))
-    arguments["generator"] = _checked_generator(arguments.get("generator"), images * number)
+    arguments["generator"] = checked_generator(arguments.get("generator"), images * number)
     if arguments.get("latents") is not None:
         _check_latents(arguments["latents"], images * number, pipe.unet.config.in_channels)
         arguments["latents"] = arguments["latents"].to(pipe.unet.dtype)
@@ -181,7 +181,7 @@ def _check_values(name, value):
 def _check_numbers(pipe, arguments):
     for name in ("height", "width", "clip_skip"):
         value = arguments.get(name)
-        if value is not None and not _is_count(value):
+        if value is not None and not is_count(value):
             raise UsageError(f"{name}={value!r} must be a whole number greater than 0.")
         if name != "clip_skip" and value is not None and value % math.lcm(8, pipe.vae_scale_factor):
             raise UsageError(f"{name}={value} must be a multiple of {math.lcm(8, pipe.vae_scale_factor)}.")
@@ -214,11 +214,15 @@ def _check_scale(unet, cross_attention_kwargs):
         )
 
 
-def _is_count(value):
+def is_count(value: object) -> bool:
+    """Whether it is a whole number greater than 0."""
     return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
-def _checked_generator(generator, images):
+def checked_generator(
+    generator: torch.Generator | list[torch.Generator] | None, images: int
+) -> torch.Generator | list[torch.Generator] | None:
+    """The generator of a call, or the list of one for each image; a UsageError for anything else."""
     is_list = isinstance(generator, list | tuple)
     for one in generator if is_list else [generator]:
         if not isinstance(one, torch.Generator) and (is_list or one is not None):
@@ -228,6 +232,16 @@ def _checked_generator(generator, images):
     if is_list and len(generator) != images:
         raise UsageError(f"generator: {len(generator)} were given for {images} images; give one for each, or one.")
     return list(generator) if is_list else generator
+
+
+def checked_noise(latents: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The noise of a call; a UsageError unless it is a tensor of this shape and finite."""
+    if not isinstance(latents, torch.Tensor):
+        raise UsageError(f"latents is a {type(latents).__name__}: give a torch.Tensor (torch.from_numpy of an array).")
+    if tuple(latents.shape) != shape:
+        raise UsageError(f"latents has shape {tuple(latents.shape)}: it must be {shape}.")
+    _check_values("latents", latents)
+    return latents
 
 
 def _check_latents(latents, images, channels):

@@ -10,10 +10,10 @@ from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput, StableDiffusionSafetyChecker
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from .one_step import OneStepPipeline
+from .text_to_image import TextToImagePipeline
 
 
-class DisBackPipeline(OneStepPipeline, StableDiffusionPipeline):
+class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
     """Text to image in one UNet evaluation, with a student of a Stable Diffusion teacher.
 
     It is a `StableDiffusionPipeline` whose scheduler is an `LCMScheduler` made for the student.

@@ -16,10 +16,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from .one_step import OneStepPipeline
+from .text_to_image import TextToImagePipeline
 
 
-class DisBackXLPipeline(OneStepPipeline, StableDiffusionXLPipeline):
+class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
     """Text to image in one UNet evaluation, with a student of an SDXL teacher.
 
     It is a `StableDiffusionXLPipeline` whose scheduler is an `LCMScheduler` made for the student.

@@ -2,22 +2,15 @@
 """Saves a student so that it works in plain diffusers."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import logging
 
 from disback_diffusers.artifact.card import model_card
 from disback_diffusers.artifact.layout import public_config, write_config
 from disback_diffusers.errors import UsageError
-
-from .adapters import fused_copy
-from .schedulers import one_step_scheduler
-
-
-logger = logging.get_logger(__name__)
 
 
 OF_THE_BASE = ("lora_rank", "lora_alpha", "variant")  # do not apply to a whole pipeline
@@ -55,7 +48,7 @@ def save_stock(
     """Save one of our pipelines as a pipeline of the stock class, with disback_config.json and a model card.
 
     Args:
-        pipe (`OneStepPipeline`).
+        pipe (`StudentPipeline`).
         folder (`Path`): created if missing.
         repo_id (`str`, *optional*): the repository on the Hub that it will be uploaded to.
         variant (`str`, *optional*), kwargs: as in `save_pretrained` of diffusers.
@@ -69,17 +62,8 @@ def save_stock(
     if not kwargs.get("safe_serialization", True):
         raise UsageError("safe_serialization=False: pickled weights are not written; leave it out.")
     pipe._warn_if_student_is_off()
-    components = {name: fused_copy(component) for name, component in pipe.components.items()}
-    steps, last = list(pipe._timesteps_by_steps), pipe.scheduler.config.num_train_timesteps - 1
-    if pipe.conditioning_timestep != last:  # where an LCMScheduler starts by default
-        if len(steps) > 1:
-            logger.warning(
-                f"The saved pipeline has one step only: plain diffusers would start several steps at {last}, not at "
-                f"conditioning_timestep={pipe.conditioning_timestep}."
-            )
-        steps, components["scheduler"] = [1], one_step_scheduler(pipe.scheduler, pipe.conditioning_timestep)
-    stock = pipe.stock_class(**components, **{name: pipe.config[name] for name in pipe.stock_options})
-    with without_guidance(stock.unet):
+    stock, steps = pipe._stock()
+    with without_guidance(stock.unet) if isinstance(stock.unet, UNet2DConditionModel) else nullcontext():
         stock.save_pretrained(str(folder), variant=variant, **kwargs)
     if not pipe._student_is_off:  # otherwise the saved model is not a student
         config = _config(pipe, variant, steps)
@@ -90,7 +74,5 @@ def save_stock(
 def _config(pipe, variant, steps):
     """disback_config.json of a student that is saved as a whole pipeline."""
     config = {key: value for key, value in pipe._student_config.items() if key not in OF_THE_BASE}
-    timesteps = {t for count in steps for t in pipe._timesteps_by_steps[count]}
-    config |= {"pipeline": pipe.stock_class.__name__, "student": "full"}
-    config |= {"timesteps": sorted(timesteps, reverse=True), **({"variant": variant} if variant else {})}
-    return public_config(config)
+    config |= {"pipeline": pipe.stock_class.__name__, "student": "full", **pipe._times(steps)}
+    return public_config({**config, **({"variant": variant} if variant else {})})

@@ -4,10 +4,13 @@
 import operator
 
 from diffusers import LCMScheduler, SchedulerMixin
+from diffusers.utils import logging
 
 from disback_diffusers.errors import UsageError
 from disback_diffusers.models.lcm_lora import lcm_scheduler
 
+
+logger = logging.get_logger(__name__)
 
 DEFAULT_TIMESTEP = 399
 SMALLEST_ALPHA = 1e-3  # of alphas_cumprod: in float32, 1 - alpha keeps 4 digits of it. Stable Diffusion ends at 5e-3
@@ -21,6 +24,22 @@ def checked_timestep(timestep: int) -> int:
         return operator.index(timestep)
     except TypeError:
         raise UsageError(f"conditioning_timestep={timestep!r} must be a whole number, such as 399.") from None
+
+
+def starting_timestep(scheduler: SchedulerMixin, given: int | None) -> int:
+    """The conditioning timestep: the given one, or that of a scheduler made for a student, or 399 with a warning.
+
+    Raises:
+        UsageError: as in `checked_timestep`.
+    """
+    made_for = one_step_timestep(scheduler)
+    if given is None and made_for is None:
+        logger.warning(
+            f"Nothing says at which timestep the student was trained to start: taking {DEFAULT_TIMESTEP}. If it is "
+            "another one, images are blurred or noisy: pass conditioning_timestep=..."
+        )
+        return DEFAULT_TIMESTEP
+    return made_for if given is None else checked_timestep(given)
 
 
 def one_step_scheduler(scheduler: SchedulerMixin, timestep: int) -> LCMScheduler:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, ModelMixin, UNet2DConditionModel, UNet2DModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 from safetensors import safe_open
@@ -18,14 +18,17 @@ from safetensors import safe_open
 from ..errors import RunError, UsageError, one_line
 from ..files import CONFIG_NAME, LORA_NAME
 from ..hub_errors import reading
+from ..models.edm_unet import EDMUNet2DModel
 from ..models.embedded import resolve
 from ..models.lcm_lora import refuse_dora
 from ..models.pipeline_files import INDEX_NAME
 from ..models.student_unet import UNET_INTERFACE
-from .layout import CARD_NAME, read_config
+from .layout import CARD_NAME, UNET_FOLDER, read_config
+from .merge import merge_lora, read_lora
 
 
 ADAPTER = "disback"  # name of the student's LoRA in a pipeline
+NETWORKS = {cls.__name__: cls for cls in (UNet2DConditionModel, UNet2DModel, EDMUNet2DModel)}
 UNET_CONFIGS = ("unet/config.json", "config.json")
 
 HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
@@ -68,11 +71,16 @@ def read_json(file: Path) -> Any:
         raise UsageError(f"{file} cannot be read as JSON ({error}).") from None
 
 
-def student_settings(config: dict) -> dict[str, int | bool]:
-    """The options of our pipelines, `conditioning_timestep` and `few_step`, that disback_config.json implies."""
+def student_settings(config: dict) -> dict[str, int | bool | float]:
+    """The options of our pipelines that disback_config.json implies: `conditioning_timestep` and `few_step`, or
+    `conditioning_sigma`.
+    """
     if not config:
         return {}
-    return {"conditioning_timestep": config["timesteps"][0], "few_step": len(config["timesteps"]) > 1}
+    if "sigmas" in config:
+        return {"conditioning_sigma": config["sigmas"][0]}
+    first, *later = config["timesteps"]
+    return {"conditioning_timestep": first, **({"few_step": True} if later else {})}
 
 
 def config_of_folder(source: str | os.PathLike | None) -> dict:
@@ -82,6 +90,15 @@ def config_of_folder(source: str | os.PathLike | None) -> dict:
         return read_config(folder) if folder and (folder / INDEX_NAME).is_file() else {}
     except (UsageError, RunError):  # it was loaded from somewhere else
         return {}
+
+
+def _of_the_unet(kwargs):
+    """Those of the arguments of a pipeline's `from_pretrained` that its UNet takes."""
+    kwargs = {key: value for key, value in kwargs.items() if key in MODEL_KWARGS}
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(kwargs.get(key), dict):  # one dtype per component
+            kwargs[key] = kwargs[key].get("unet", kwargs[key].get("default"))
+    return kwargs
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ class Artifact:
         else:
             raise UsageError(
                 f"{source} holds no student: there is no {INDEX_NAME} (a pipeline), no {LORA_NAME} (a LoRA) and no "
-                f"{' or '.join(UNET_CONFIGS)} of a UNet2DConditionModel."
+                f"{' or '.join(UNET_CONFIGS)} of a UNet."
             )
         return cls(source, folder, None if os.path.isdir(source) else folder.name, config, kind)
 
@@ -137,7 +154,7 @@ class Artifact:
         for name in UNET_CONFIGS:
             file = folder / name
             # A config.json at the top level can be that of another kind of model.
-            if file.is_file() and read_json(file).get("_class_name") == "UNet2DConditionModel":
+            if file.is_file() and read_json(file).get("_class_name") in NETWORKS:
                 return file.parent.relative_to(folder).as_posix().removeprefix(".")
         return None
 
@@ -201,7 +218,7 @@ class Artifact:
                     f"base's {theirs.get(key)}. Pass the base it was distilled from with base_model=..."
                 )
 
-    def load_unet(self, kwargs: dict) -> UNet2DConditionModel:
+    def load_unet(self, kwargs: dict) -> ModelMixin:
         """The student's UNet.
 
         Args:
@@ -210,13 +227,34 @@ class Artifact:
         Raises:
             UsageError: its files are missing or damaged.
         """
-        kwargs = {key: value for key, value in kwargs.items() if key in MODEL_KWARGS}
-        for key in ("dtype", "torch_dtype"):
-            if isinstance(kwargs.get(key), dict):  # one dtype per component
-                kwargs[key] = kwargs[key].get("unet", kwargs[key].get("default"))
-        load = UNet2DConditionModel.from_pretrained
         with self._reading(f"{self.unet_subfolder or '.'}/"):
-            return load(self.source, subfolder=self.unet_subfolder, revision=self.revision, **kwargs)
+            load = NETWORKS[self.unet_config["_class_name"]].from_pretrained
+            options = _of_the_unet(kwargs)
+            return load(self.source, subfolder=self.unet_subfolder, revision=self.revision, **options)
+
+    def load_merged_unet(self, base: str, revision: str | None, kwargs: dict) -> ModelMixin:
+        """The UNet of the base model with the LoRA merged into its weights.
+
+        Args:
+            base (`str`): folder or Hub id of the base. revision (`str` or `None`): of it.
+            kwargs (`dict`): as in `load_unet`, and `variant`.
+
+        Raises:
+            UsageError: a file cannot be read, or the LoRA does not fit.
+        """
+        where = {"revision": revision, "subfolder": UNET_FOLDER}
+        hub = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        try:
+            name = UNet2DModel.load_config(base, **where, **hub)["_class_name"]
+            network = NETWORKS[name].from_pretrained(
+                base, variant=kwargs.get("variant"), **where, **_of_the_unet(kwargs)
+            )
+        except Exception as error:  # of several libraries: files that are missing, damaged, or of another kind
+            raise UsageError(f"{base}/{UNET_FOLDER} cannot be loaded: {one_line(error)}") from None
+        with self._reading(LORA_NAME):
+            state, config = read_lora(self.folder / LORA_NAME)
+            merge_lora(network, state, config)
+        return network
 
     @contextmanager
     def _reading(self, name):

@@ -144,6 +144,7 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
         encoder_type (`str`): "standard" (DDPM++), "skip" or "residual" (NCSN++).
         decoder_type (`str`): "standard" or "skip".
         resample_filter (`str`): "box" (DDPM++) or "fir" (NCSN++).
+        time_scale (`float`): what the timestep is multiplied by; 0.001 for the times of the consistency models.
     """
 
     _supports_gradient_checkpointing = True
@@ -167,6 +168,7 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
         encoder_type: Literal["standard", "skip", "residual"] = "standard",
         decoder_type: Literal["standard", "skip"] = "standard",
         resample_filter: Literal["box", "fir"] = "box",
+        time_scale: float = 1.0,
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -277,7 +279,7 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
 
     def _embed(self, sample, timestep, class_labels, augment_labels):
         t = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).reshape(-1).expand(len(sample))
-        embedding = self.time_proj(t).to(sample.dtype)
+        embedding = self.time_proj(t * self.config.time_scale).to(sample.dtype)
         if class_labels is not None:
             embedding = embedding + self.class_embedding(class_labels).to(embedding.dtype)
         if augment_labels is not None and self.augment_embedding is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..artifact.card import model_card
 from ..artifact.layout import write_config
 from ..models.embedded import EMBEDDED
+from ..models.labels import format_labels, parse_labels
 from ..models.lcm_lora import timesteps_by_steps
 from .arguments import DistillationArguments
 from .flags import PATH, RESULT
@@ -37,6 +38,7 @@ def artifact_config(
         "pipeline": family.pipeline_name,
         "student": args.student.student,
         ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
+        **({"class_labels": _labels(args, family)} if family.classes else {}),
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
         "method": {"objective": objective, **args.recorded(PATH, RESULT)},
@@ -49,6 +51,10 @@ def artifact_config(
     if walk.walks_path:
         config["method"]["steps_per_node"] = walk.steps_per_node  # where it was "auto"
     return config
+
+
+def _labels(args, family):
+    return format_labels(parse_labels(args.data.class_labels or "all", family.classes))
 
 
 def _base(name):

@@ -10,7 +10,6 @@ import torch
 from diffusers import ModelMixin
 
 from ..artifact.layout import read_config
-from ..data.labels import parse_labels
 from ..data.prompts import load_prompts
 from ..errors import UsageError, about
 from ..evaluation.extractors import Extractor, load_extractor
@@ -19,6 +18,7 @@ from ..files import CONFIG_NAME, LORA_NAME
 from ..models.embedded import resolve
 from ..models.families import open_teacher
 from ..models.families.base import Family
+from ..models.labels import parse_labels
 from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.student_unet import StudentUNet
 from .arguments import DistillationArguments

@@ -70,5 +70,5 @@ def test_the_embedded_base(tmp_path):
 
 def test_how_the_student_is_called():
     assert student_settings({}) == {}
-    assert student_settings({"timesteps": [399]}) == {"conditioning_timestep": 399, "few_step": False}
+    assert student_settings({"timesteps": [399]}) == {"conditioning_timestep": 399}
     assert student_settings({"timesteps": [999, 499]}) == {"conditioning_timestep": 999, "few_step": True}

@@ -289,7 +289,7 @@ def test_without_a_config_the_usual_timestep_is_taken_with_a_warning(epsilon, lo
 
 def test_no_artifact(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
-    with pytest.raises(UsageError, match=f"{LORA_NAME}.*UNet2DConditionModel"):
+    with pytest.raises(UsageError, match=f"{LORA_NAME}.*of a UNet"):
         DisBackPipeline.from_pretrained(tmp_path)
 
 

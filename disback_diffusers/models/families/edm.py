@@ -41,6 +41,7 @@ class PixelFamily(Family):
     """
 
     lora_targets = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
+    served = True
 
     def __init__(self, source: ModelSource):
         raw = source.load("unet/ config", UNet2DModel.load_config, subfolder=self.network_folder)
@@ -62,6 +63,8 @@ class PixelFamily(Family):
             raise self.error(f"has a UNet of sample_size {config['sample_size']}: only square images are supported.")
         if config.get("center_input_sample") or config.get("class_embed_type"):
             raise self.error("has a UNet with center_input_sample or class_embed_type: it cannot be distilled.")
+        if self.network_class is UNet2DModel and config["time_embedding_type"] != "positional":
+            raise self.error(f"has a UNet with time_embedding_type {config['time_embedding_type']}: use positional.")
 
     def _read_classes(self):
         rows = self.network_config["num_class_embeds"] or 0
@@ -130,6 +133,13 @@ class EDM(PixelFamily):
     """A `ConsistencyModelPipeline` whose network is EDM's denoiser; time is the noise level sigma."""
 
     pipeline_name = "ConsistencyModelPipeline"
+
+    def __init__(self, source: ModelSource):
+        super().__init__(source)
+        if self.schedule.prediction_type != "edm":
+            raise self.error(
+                f"has prediction_type {self.schedule.prediction_type} in scheduler/: EDM's own is needed."
+            )
 
     def _network_time(self, t):
         """c_noise: ln(sigma) / 4 in EDM, a thousand times as much in the consistency models."""

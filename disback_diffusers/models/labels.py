@@ -30,3 +30,14 @@ def parse_labels(text: str, classes: int) -> list[int]:
             raise UsageError(f"{text}: '{part}' is not within the teacher's classes, 0 to {classes - 1}.")
         found.update(range(first, last + 1))
     return sorted(found)
+
+
+def format_labels(labels: list[int]) -> str:
+    """Numbers in ascending order as text that `parse_labels` reads: "0-9,17"."""
+    runs = []
+    for label in labels:
+        if runs and label == runs[-1][1] + 1:
+            runs[-1][1] = label
+        else:
+            runs.append([label, label])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)

@@ -1,21 +1,19 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What the pipelines of all families share: loading, generating, saving and publishing a student."""
+"""What the pipelines of all students share: loading, saving and publishing."""
 
 import os
 import tempfile
-from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from disback_diffusers.artifact.load import (
+    ADAPTER,
     HUB_KWARGS,
     INDEX_NAME,
     UNET_CONFIGS,
     Artifact,
-    config_of_folder,
     fetch,
     read_json,
     student_settings,
@@ -23,62 +21,41 @@ from disback_diffusers.artifact.load import (
 from disback_diffusers.errors import UsageError, one_line
 from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.hub import create_hub_repo, upload_pipeline
-from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
 from disback_diffusers.models.pipeline_files import refuse_single_file, weights_hint
 from disback_diffusers.models.text_parts import has_vocabulary
 
-from .adapters import ADAPTER, StudentLoraMixin, adapters
-from .call_arguments import chosen_timesteps, without_effect
-from .call_checks import checked, finite_images
+from .adapters import adapters
 from .saving import save_stock
-from .schedulers import DEFAULT_TIMESTEP, checked_timestep, one_step_scheduler, one_step_timestep
 
 
 logger = logging.get_logger(__name__)
 
-STUDENT_OPTIONS = ("conditioning_timestep", "few_step")  # of the constructors, beside the stock ones
 HUB_ARGUMENTS = ("repo_id", "token", "commit_message", "private", "create_pr")
 FAMILIES = {}  # class in the model_index.json of a base model -> pipeline of its students
 
 
-class OneStepPipeline(StudentLoraMixin):
-    """Base of the pipelines of all families. Each derives from this class and from its `stock_class`."""
+class StudentPipeline:
+    """Base of the pipelines of all students. Each derives from this class and from its `stock_class`.
+
+    Attributes:
+        stock_class (`type`): the class that a student is saved as.
+        stock_options (`tuple[str]`): options of its constructor, beside the components.
+        student_options (`tuple[str]`): options of the constructor that the stock class does not have.
+        base_classes (`tuple[str]`): classes of base models, beside the stock class.
+        merges_lora (`bool`): whether a LoRA student is merged into the weights.
+    """
 
     stock_class = None
-    stock_options = ()  # of the constructor, beside the components
+    stock_options = ()
+    student_options = ()
+    base_classes = ()
+    merges_lora = False
+    _student_is_off = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "stock_class" in vars(cls):
-            FAMILIES[cls.stock_class.__name__] = cls
-
-    def _make_student(self, conditioning_timestep, few_step):
-        """Call it at the end of a constructor: the stock one corrects outdated scheduler settings first."""
-        made_for, timestep = one_step_timestep(self.scheduler), conditioning_timestep
-        if timestep is None and made_for is None:
-            timestep = DEFAULT_TIMESTEP
-            logger.warning(
-                f"Nothing says at which timestep the student was trained to start: taking {timestep}. If it is "
-                "another one, images are blurred or noisy: pass conditioning_timestep=..."
-            )
-        timestep = made_for if timestep is None else checked_timestep(timestep)
-        few_step = bool(few_step) and made_for is None
-        scheduler = one_step_scheduler(self.scheduler, timestep)  # also checks the timestep
-        if few_step:
-            scheduler = lcm_scheduler(self.scheduler.config)
-        self.register_modules(scheduler=scheduler)
-        self.register_to_config(conditioning_timestep=timestep, few_step=few_step)
-        self._student_config = {}
-
-    @property
-    def conditioning_timestep(self) -> int:
-        """The timestep at which the student was trained to turn pure noise into an image."""
-        return self.config.conditioning_timestep
-
-    @cached_property
-    def _timesteps_by_steps(self):
-        first, trained = self.conditioning_timestep, self._student_config.get("timesteps")
-        return timesteps_by_steps(self.scheduler.config, first, trained) if self.config.few_step else {1: [first]}
+            FAMILIES.update(dict.fromkeys((cls.stock_class.__name__, *cls.base_classes), cls))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Loading
@@ -91,12 +68,14 @@ class OneStepPipeline(StudentLoraMixin):
         *,
         base_revision: str | None = None,
         conditioning_timestep: int | None = None,
+        conditioning_sigma: float | None = None,
         **kwargs,
-    ) -> "OneStepPipeline":
+    ) -> "StudentPipeline":
         """Load a student from a folder or from the Hub. There are three kinds:
 
         - A whole pipeline (model_index.json) is loaded as it is.
-        - A LoRA (pytorch_lora_weights.safetensors) is loaded into its base model as the adapter "disback".
+        - A LoRA (pytorch_lora_weights.safetensors) is loaded into its base model as the adapter "disback"; on pixels
+          it is merged into the weights.
         - A UNet (unet/config.json) replaces the one of its base model.
 
         Args:
@@ -106,6 +85,7 @@ class OneStepPipeline(StudentLoraMixin):
             base_revision (`str`, *optional*): of the base model. The default is the recorded one.
             conditioning_timestep (`int`, *optional*): the default is the one in disback_config.json or, for a whole
                 pipeline, in its scheduler. Without either it is 399, with a warning.
+            conditioning_sigma (`float`, *optional*): the same for a base with noise levels; there it is the highest.
             kwargs: as in diffusers, with these differences:
                 - `revision` is that of the student's repository, never of the base.
                 - `variant` is that of the whole pipeline or of the base model. The default is the one that was used in
@@ -143,14 +123,29 @@ class OneStepPipeline(StudentLoraMixin):
         if artifact.kind == "unet" and "unet" not in kwargs:
             artifact.check_base(base, folder)
             kwargs["unet"] = artifact.load_unet(kwargs)
-        settings = student_settings(artifact.config)
-        if conditioning_timestep is not None:
-            settings["conditioning_timestep"] = checked_timestep(conditioning_timestep)
+        elif artifact.kind == "lora" and "unet" not in kwargs and family.merges_lora:
+            kwargs["unet"] = artifact.load_merged_unet(base, revision, kwargs)
+        given = {"conditioning_timestep": conditioning_timestep, "conditioning_sigma": conditioning_sigma}
+        settings = family._settings(artifact, {name: value for name, value in given.items() if value is not None})
         pipe = family._load(base, revision=revision, **settings, **kwargs)
-        if artifact.kind == "lora" and pipe.unet is not None:
+        if artifact.kind == "lora" and pipe.unet is not None and not family.merges_lora:
             artifact.attach_lora(pipe, base)
         pipe._student_config = artifact.config
         return pipe
+
+    @classmethod
+    def _settings(cls, artifact, given):
+        """The options of the constructor: those given, or those of disback_config.json."""
+        if unknown := given.keys() - set(cls.student_options):
+            raise UsageError(f"{min(unknown)}: {artifact.source} is a student of {cls._kind()}: leave it out.")
+        recorded = student_settings(artifact.config)
+        if recorded.keys() - set(cls.student_options):
+            raise UsageError(f"{artifact.source} does not fit its base model, which has {cls._kind()}.")
+        return {**recorded, **given}
+
+    @classmethod
+    def _kind(cls):
+        return "noise levels" if "conditioning_sigma" in cls.student_options else "timesteps"
 
     @classmethod
     def _load(cls, source, **kwargs):
@@ -190,59 +185,6 @@ class OneStepPipeline(StudentLoraMixin):
             what = f"is a {name}" if name else f"has no {INDEX_NAME}"
             raise UsageError(f"{source} {what}; there are students of: {', '.join(FAMILIES)}.")
         return FAMILIES[name]
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "OneStepPipeline":
-        """A pipeline with the same components, for SDXL a `DisBackXLPipeline`.
-
-        The precision stays the same unless `dtype` is given. (diffusers would convert to float32.)
-
-        Args:
-            pipeline (`DiffusionPipeline`): a Stable Diffusion or SDXL pipeline with the UNet of a student.
-            kwargs: components and options that replace those of the pipeline. The default of `conditioning_timestep`
-                is that of the pipeline, of the folder it was loaded from, or of its scheduler. Without any it is 399,
-                with a warning.
-
-        Raises:
-            UsageError: `pipeline` is of another kind, or an argument is unknown.
-        """
-        if not isinstance(pipeline, DiffusionPipeline):
-            remedy = "use from_pretrained for a folder or Hub id" if isinstance(pipeline, str) else "give a pipeline"
-            raise UsageError(f"from_pipe: {pipeline!r} is not a pipeline; {remedy}.")
-        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
-        family = FAMILIES[
-            "StableDiffusionXLPipeline" if "text_encoder_2" in pipeline.components else "StableDiffusionPipeline"
-        ]
-        saved, config = config_of_folder(pipeline.config.get("_name_or_path")), dict(pipeline.config)
-        kept = {name: config[f"_{name}"] for name in STUDENT_OPTIONS if f"_{name}" in config}  # set by a stock class
-        given = {**student_settings(saved), **kept, **config, **pipeline.components, **kwargs}
-        missing = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"} - given.keys()
-        if missing:
-            raise UsageError(f"from_pipe: a {type(pipeline).__name__} has no {min(missing)}; give an SD or SDXL one.")
-        components, options = family._get_signature_keys(family)
-        known = {*components, *options}
-        if unknown := kwargs.keys() - known:
-            raise UsageError(f"from_pipe: a {family.__name__} has no {min(unknown)}.")
-        new = family(**{name: value for name, value in given.items() if name in known})
-        new.register_to_config(_name_or_path=config.get("_name_or_path"))
-        new._student_config = getattr(pipeline, "_student_config", saved)
-        return new if dtype is None else new.to(dtype=dtype)
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Generating
-
-    def _generate(self, stock_call, given):
-        """Call the stock pipeline with the arguments (`dict`) of a call of ours.
-
-        Raises:
-            UsageError: an argument is not valid.
-            NotFiniteError: an image has NaN or infinite values.
-        """
-        self._warn_if_student_is_off()
-        arguments = checked(self, without_effect(given))
-        steps, timesteps = arguments.pop("num_inference_steps"), arguments.pop("timesteps")
-        arguments["timesteps"] = chosen_timesteps(self._timesteps_by_steps, steps, timesteps)
-        return finite_images(self, stock_call, arguments)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Saving
@@ -294,3 +236,14 @@ class OneStepPipeline(StudentLoraMixin):
         with tempfile.TemporaryDirectory() as folder:
             save_stock(self, Path(folder), repo_id, **kwargs)
             return upload_pipeline(folder, repo_id, token, commit_message, create_pr, subfolder)
+
+    def _warn_if_student_is_off(self):
+        pass
+
+    def _stock(self):
+        """The pipeline to save, of the stock class, and the numbers of steps it can take."""
+        raise NotImplementedError
+
+    def _times(self, steps):
+        """The entry of disback_config.json that says when the student starts."""
+        raise NotImplementedError

@@ -1,0 +1,124 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What the text-to-image pipelines share: timesteps, the student's LoRA, calls, and taking over other pipelines."""
+
+from functools import cached_property
+
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+
+from disback_diffusers.artifact.load import config_of_folder, student_settings
+from disback_diffusers.errors import UsageError
+from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
+
+from .adapters import StudentLoraMixin, fused_copy
+from .call_arguments import chosen_timesteps, without_effect
+from .call_checks import checked, finite_images
+from .schedulers import one_step_scheduler, one_step_timestep, starting_timestep
+from .student import FAMILIES, StudentPipeline
+
+
+logger = logging.get_logger(__name__)
+
+
+class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
+    """Base of the text-to-image pipelines."""
+
+    student_options = ("conditioning_timestep", "few_step")
+
+    def _make_student(self, conditioning_timestep, few_step):
+        """Call it at the end of a constructor: the stock one corrects outdated scheduler settings first."""
+        timestep = starting_timestep(self.scheduler, conditioning_timestep)
+        few_step = bool(few_step) and one_step_timestep(self.scheduler) is None
+        scheduler = one_step_scheduler(self.scheduler, timestep)  # also checks the timestep
+        if few_step:
+            scheduler = lcm_scheduler(self.scheduler.config)
+        self.register_modules(scheduler=scheduler)
+        self.register_to_config(conditioning_timestep=timestep, few_step=few_step)
+        self._student_config = {}
+
+    @property
+    def conditioning_timestep(self) -> int:
+        """The timestep at which the student was trained to turn pure noise into an image."""
+        return self.config.conditioning_timestep
+
+    @cached_property
+    def _timesteps_by_steps(self):
+        first, trained = self.conditioning_timestep, self._student_config.get("timesteps")
+        return timesteps_by_steps(self.scheduler.config, first, trained) if self.config.few_step else {1: [first]}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Loading
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "TextToImagePipeline":
+        """A pipeline with the same components, for SDXL a `DisBackXLPipeline`.
+
+        The precision stays the same unless `dtype` is given. (diffusers would convert to float32.)
+
+        Args:
+            pipeline (`DiffusionPipeline`): a Stable Diffusion or SDXL pipeline with the UNet of a student.
+            kwargs: components and options that replace those of the pipeline. The default of `conditioning_timestep`
+                is that of the pipeline, of the folder it was loaded from, or of its scheduler. Without any it is 399,
+                with a warning.
+
+        Raises:
+            UsageError: `pipeline` is of another kind, or an argument is unknown.
+        """
+        if not isinstance(pipeline, DiffusionPipeline):
+            remedy = "use from_pretrained for a folder or Hub id" if isinstance(pipeline, str) else "give a pipeline"
+            raise UsageError(f"from_pipe: {pipeline!r} is not a pipeline; {remedy}.")
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        family = FAMILIES[
+            "StableDiffusionXLPipeline" if "text_encoder_2" in pipeline.components else "StableDiffusionPipeline"
+        ]
+        saved, config = config_of_folder(pipeline.config.get("_name_or_path")), dict(pipeline.config)
+        # Where a stock class was made of one of ours, it has kept our options under other names.
+        kept = {name: config[f"_{name}"] for name in family.student_options if f"_{name}" in config}
+        given = {**student_settings(saved), **kept, **config, **pipeline.components, **kwargs}
+        missing = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"} - given.keys()
+        if missing:
+            raise UsageError(f"from_pipe: a {type(pipeline).__name__} has no {min(missing)}; give an SD or SDXL one.")
+        components, options = family._get_signature_keys(family)
+        known = {*components, *options}
+        if unknown := kwargs.keys() - known:
+            raise UsageError(f"from_pipe: a {family.__name__} has no {min(unknown)}.")
+        new = family(**{name: value for name, value in given.items() if name in known})
+        new.register_to_config(_name_or_path=config.get("_name_or_path"))
+        new._student_config = getattr(pipeline, "_student_config", saved)
+        return new if dtype is None else new.to(dtype=dtype)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Generating
+
+    def _generate(self, stock_call, given):
+        """Call the stock pipeline with the arguments (`dict`) of a call of ours.
+
+        Raises:
+            UsageError: an argument is not valid.
+            NotFiniteError: an image has NaN or infinite values.
+        """
+        self._warn_if_student_is_off()
+        arguments = checked(self, without_effect(given))
+        steps, timesteps = arguments.pop("num_inference_steps"), arguments.pop("timesteps")
+        arguments["timesteps"] = chosen_timesteps(self._timesteps_by_steps, steps, timesteps)
+        return finite_images(self, stock_call, arguments)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Saving
+
+    def _stock(self):
+        components = {name: fused_copy(component) for name, component in self.components.items()}
+        steps, last = list(self._timesteps_by_steps), self.scheduler.config.num_train_timesteps - 1
+        if self.conditioning_timestep != last:  # where an LCMScheduler starts by default
+            if len(steps) > 1:
+                logger.warning(
+                    f"The saved pipeline has one step only: plain diffusers would start several steps at {last}, not "
+                    f"at conditioning_timestep={self.conditioning_timestep}."
+                )
+            steps, components["scheduler"] = [1], one_step_scheduler(self.scheduler, self.conditioning_timestep)
+        options = {name: self.config[name] for name in self.stock_options}
+        return self.stock_class(**components, **options), steps
+
+    def _times(self, steps):
+        timesteps = {t for count in steps for t in self._timesteps_by_steps[count]}
+        return {"timesteps": sorted(timesteps, reverse=True)}
