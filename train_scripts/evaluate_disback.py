@@ -70,10 +70,12 @@ def parse_args() -> argparse.Namespace:
     add(
         "--prompts",
         type=path,
-        help="One image per prompt. File, folder, Hub dataset (as --prompt_dataset), or 'embedded'.",
+        help="One image per prompt. File, folder, Hub dataset (as --prompt_dataset), or 'embedded'. Of a class-"
+        "conditional model: class labels; by default all in turn.",
     )
     add("--caption_column", default="text", help="Column of the prompts.")
-    add("--num_images", type=whole, help="Use only the first N prompts, or images.")
+    add("--num_images", type=whole, help="Use only the first N prompts, or images. Pixel-space models: how many.")
+    add("--repeats", type=whole, help="Do it N times with other seeds, and report the lowest Fréchet distance.")
     add(
         "--feature_extractor",
         type=path,
@@ -96,6 +98,7 @@ def parse_args() -> argparse.Namespace:
     add("--output_dir", type=path, default="evaluation")
     args = parser.parse_args()
     apply_protocol(args)
+    args.repeats = args.repeats or 1
     return args
 
 

@@ -19,6 +19,8 @@ from ..models.text_parts import count_longer, without_truncation_warnings
 from ..pipelines import DisBackPipeline
 from .generation import Generation, latency
 from .images import image_files
+from .pixels import PIXEL_PIPELINES, caller, is_pixel_model, labels_of_images
+from .protocols import check_size
 
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -42,28 +44,37 @@ def planned(args: argparse.Namespace, prompts: list[str]) -> Generation:
     return Generation(args.output_dir, prompts, settings)
 
 
-def generate(args: argparse.Namespace, generation: Generation, accelerator: Accelerator) -> dict[str, float | str]:
+def generate(
+    args: argparse.Namespace, generation: Generation, accelerator: Accelerator, real_size: int | None = None
+) -> dict[str, float | str]:
     """Generate all missing images, over all processes, and measure the seconds per image.
+
+    Args:
+        real_size (`int`, *optional*): side of the real images in pixels, for `check_size`.
 
     Returns:
         `dict`: "seconds an image" and "device" on the main process; empty on the others.
 
     Raises:
-        UsageError, RunError: as in `load_pipeline`.
+        UsageError, RunError: as in `load_pipeline` and `check_size`.
         NotFiniteError: an image has NaN or infinite values.
     """
     pipeline, call = load_pipeline(args)
     pipeline.to(accelerator.device)
+    pipeline.set_progress_bar_config(disable=True)
+    draw = caller(pipeline, **call)
+    if real_size and isinstance(pipeline, PIXEL_PIPELINES):
+        check_size(args, pipeline.unet.config.sample_size, real_size)
     if accelerator.is_main_process:
         _say_how_many_are_long(pipeline, generation.prompts)
         generation.start()
     accelerator.wait_for_everyone()
     with without_truncation_warnings():
-        generation.run(pipeline, args.batch_size, accelerator.process_index, accelerator.num_processes, **call)
+        generation.run(draw, args.batch_size, accelerator.process_index, accelerator.num_processes)
         accelerator.wait_for_everyone()
         if not accelerator.is_main_process:
             return {}
-        seconds = round(latency(pipeline, generation.prompts[0], **call), 4)
+        seconds = round(latency(draw, generation.prompts[0]), 4)
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else f"{platform.machine()} CPU"
     return {"seconds an image": seconds, "device": device}
 
@@ -75,6 +86,28 @@ def _say_how_many_are_long(pipeline, prompts):
         print(
             f"{long:,} of {len(prompts):,} prompts are longer than {read} tokens: what comes after may have no effect."
         )
+
+
+def texts_of_images(args: argparse.Namespace, prompts: list[str]) -> list[str]:
+    """The prompt of each image that is to be generated; or its class label, or an empty text. Reads small files only.
+
+    Args:
+        prompts (`list[str]`): of --prompts.
+
+    Raises:
+        UsageError: their number is not known, or a flag is not for this kind of model.
+    """
+    artifact = Artifact.find(resolve(args.model))
+    if not is_pixel_model(artifact):
+        if not prompts:
+            raise UsageError(
+                f"--prompts is required: {args.model} is not a folder of images, so its images have to be generated."
+            )
+        return prompts
+    for name in ("clip_model", "resolution", "guidance_scale"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name} is for text-to-image models: leave it out.")
+    return labels_of_images(artifact, prompts, args.num_images)
 
 
 def is_student(args: argparse.Namespace) -> bool:

@@ -19,13 +19,14 @@ from ..errors import UsageError, about
 from ..files import atomic_write
 from ..launcher import check_launcher
 from ..models.embedded import EMBEDDED
-from .candidate import generate, given_images, is_student, planned
+from .candidate import generate, given_images, is_student, planned, texts_of_images
 from .clip_score import ClipScore
 from .extractors import load_extractor
 from .frechet import frechet_distance, statistics
-from .images import Files, features_of, prepare
+from .images import Files, Part, features_of, prepare
 from .judge import RETRIEVED, Judge
 from .metrics import coverage_metrics, kernel_distance
+from .protocols import check_size
 from .reference import KEPT, Reference, default_extractor, load_reference
 from .sheets import contact_sheet
 
@@ -56,20 +57,22 @@ def evaluate(args: argparse.Namespace) -> dict | None:
     prompts = _prompts(args)
     generation, images = None, _given_images(args, prompts)
     if images is None:
-        if not prompts:
-            raise UsageError(
-                f"--prompts is required: {args.model} is not a folder of images, so its images have to be generated."
-            )
+        texts = texts_of_images(args, prompts)
         is_student(args)  # checks
-        generation = planned(args, prompts)
+        generation = planned(args, texts * args.repeats)
         generation.check()
         images = Files(generation.files)
     # Load everything for the measuring before generating: mistakes show before the slow part.
     instruments = Instruments(args, accelerator.device) if accelerator.is_main_process else None
-    recorded = generate(args, generation, accelerator) if generation else {}
+    real_size = instruments.reference.size if instruments and instruments.reference else None
+    if generation:
+        recorded = generate(args, generation, accelerator, real_size)
+    else:
+        recorded = {}
+        check_size(args, min(images[0].size), real_size or min(images[0].size))
     if not accelerator.is_main_process:
         return None
-    results = {**instruments.measure(images, prompts), **recorded}
+    results = {**instruments.measure_repeats(images, prompts), **recorded}
     _report(folder, args, results, images, prompts)
     return results
 
@@ -88,12 +91,16 @@ def _given_images(args, prompts):
     files = given_images(args.model)
     if not files:
         return None
-    if args.num_images and args.num_images > len(files):
-        raise UsageError(f"--num_images {args.num_images} is more than the {len(files)} images of {args.model}.")
-    files = files[: args.num_images]
+    wanted = (args.num_images or len(files) // args.repeats) * args.repeats
+    if wanted > len(files) or (not args.num_images and wanted < len(files)):
+        times = f" x --repeats {args.repeats}" if args.repeats > 1 else ""
+        raise UsageError(
+            f"--num_images {args.num_images}{times} does not fit the {len(files)} images of {args.model}."
+        )
+    files = files[:wanted]
     if args.clip_model and not prompts:
         raise UsageError("--clip_model needs --prompts: a prompt for each image, in the order of their names.")
-    if prompts and len(prompts) != len(files):
+    if prompts and len(prompts) * args.repeats != len(files):
         raise UsageError(f"--prompts holds {len(prompts)} prompts, but {args.model} {len(files)} images.")
     return Files(files)
 
@@ -116,6 +123,8 @@ class Instruments:
     def __init__(self, args: argparse.Namespace, device: torch.device | str):
         if not (args.reference or args.save_reference or args.clip_model):
             raise UsageError("nothing to measure: give --reference, --clip_model or --save_reference.")
+        if args.repeats > 1 and (not args.reference or args.save_reference):
+            raise UsageError("--repeats needs --reference, and cannot be used with --save_reference.")
         self.args = args
         self.clip = ClipScore(args.clip_model, device) if args.clip_model else None
         self.extractor = self.reference = None
@@ -124,6 +133,18 @@ class Instruments:
                 self.extractor = load_extractor(args.feature_extractor or default_extractor(args.reference), device)
         if args.reference:
             self.reference = load_reference(args.reference, self.extractor, args.eval_size, args.num_real_images)
+
+    def measure_repeats(self, images: Sequence[Image.Image], prompts: list[str]) -> dict:
+        """As `measure`, of each of --repeats equal parts of the images: the results of the part with the lowest
+        Fréchet distance, and the distances of all. EDM's results are the lowest of three (Karras et al., 2022).
+        """
+        repeats, count = self.args.repeats, len(images) // self.args.repeats
+        if repeats == 1:
+            return self.measure(images, prompts)
+        parts = [self.measure(Part(images, i * count, count), prompts) for i in range(repeats)]
+        name = "FID" if "FID" in parts[0] else "FD"
+        best = min(parts, key=lambda results: results[name])
+        return {**best, f"{name} of the repeats": [round(results[name], 4) for results in parts]}
 
     def measure(self, images: Sequence[Image.Image], prompts: list[str]) -> dict:
         """All numbers by name.

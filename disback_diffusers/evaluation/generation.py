@@ -4,9 +4,11 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
@@ -19,6 +21,7 @@ from .sheets import to_pil
 
 SETTINGS = "settings.json"
 WARM_UPS, TIMED = 2, 10
+Draw = Callable[[list[str], list[torch.Generator]], np.ndarray]
 
 
 class Generation:
@@ -81,43 +84,44 @@ class Generation:
         """Indices of the images that do not exist yet."""
         return [i for i, file in enumerate(self.files) if not file.is_file()]
 
-    def run(
-        self, pipeline: DiffusionPipeline, batch_size: int, process: int = 0, processes: int = 1, **kwargs
-    ) -> None:
+    def run(self, draw: Draw, batch_size: int, process: int = 0, processes: int = 1) -> None:
         """Generate the missing images of one process.
 
         Args:
-            pipeline (`DiffusionPipeline`): text to image.
+            draw: prompts and a generator for each to images `(n, h, w, 3)` in [0, 1], such as a `text_caller`.
             batch_size (`int`): images per call.
             process (`int`), processes (`int`): its index, and the number of processes.
-            kwargs: passed to each call of the pipeline.
 
         Raises:
             NotFiniteError: an image has NaN or infinite values; names the image and the remedy.
             RunError: an image cannot be written.
         """
         share = [i for i in self.missing() if i % processes == process]  # independent of the others' progress
-        pipeline.set_progress_bar_config(disable=True)
         with tqdm(total=len(self.files[process::processes]), desc="images", disable=process > 0) as bar:
             bar.update(bar.total - len(share))
             for start in range(0, len(share), batch_size):
                 batch = share[start : start + batch_size]
                 noise = [torch.Generator().manual_seed(self.settings["seed"] + i) for i in batch]
                 try:
-                    output = pipeline([self.prompts[i] for i in batch], generator=noise, output_type="np", **kwargs)
+                    images = draw([self.prompts[i] for i in batch], noise)
                 except NotFiniteError as error:  # of our own pipelines
                     raise self._not_finite(batch[error.images[0]]) from None
-                for i, image in zip(batch, torch.from_numpy(output.images).permute(0, 3, 1, 2), strict=True):
+                for i, image in zip(batch, torch.from_numpy(images).permute(0, 3, 1, 2), strict=True):
                     picture = self._picture(i, image)
                     atomic_write(self.files[i], lambda temporary, picture=picture: picture.save(temporary, "png"))
                 bar.update(len(batch))
 
 
-def latency(pipeline: DiffusionPipeline, prompt: str, **kwargs) -> float:
+def text_caller(pipeline: DiffusionPipeline, **call) -> Draw:
+    """The `draw` of a text-to-image pipeline; `call` has further arguments of each call."""
+    return lambda prompts, noise: pipeline(prompts, generator=noise, output_type="np", **call).images
+
+
+def latency(draw: Draw, prompt: str) -> float:
     """Seconds per image, text encoder and VAE included: the median of ten calls, after two that do not count."""
     seconds = []
     for _ in range(WARM_UPS + TIMED):
         start = time.perf_counter()
-        pipeline(prompt, generator=torch.Generator().manual_seed(0), **kwargs)  # to PIL, so a GPU has finished as well
+        draw([prompt], [torch.Generator().manual_seed(0)])  # to the CPU, so a GPU has finished as well
         seconds.append(time.perf_counter() - start)
     return median(seconds[WARM_UPS:])

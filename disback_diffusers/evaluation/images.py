@@ -93,6 +93,19 @@ class Files(Sequence[Image.Image]):
             raise UsageError(f"{self.files[index]} is no readable image: {one_line(error)}") from None
 
 
+class Part(Sequence[Image.Image]):
+    """`count` of the images of a sequence, from `start` on."""
+
+    def __init__(self, images: Sequence[Image.Image], start: int, count: int):
+        self.images, self.start, self.count = images, start, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.images[self.start + index]
+
+
 class Column(Sequence[Image.Image]):
     """Images in a column of a dataset; `source` names it in messages.
 

@@ -51,7 +51,7 @@ def test_the_kind_of_an_artifact(tmp_path, kinds, student, expected):
 
 def test_a_folder_without_a_student(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
-    with pytest.raises(UsageError, match=f"holds no student: .*{LORA_NAME}.*UNet2DConditionModel"):
+    with pytest.raises(UsageError, match=f"holds no student: .*{LORA_NAME}.*of a UNet"):
         Artifact.find(str(tmp_path))
 
 

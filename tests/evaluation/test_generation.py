@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from disback_diffusers.evaluation.generation import Generation
+from disback_diffusers.evaluation.generation import Generation, text_caller
 from disback_diffusers.evaluation.images import prepare
 from disback_diffusers.files import weights_digest
 
@@ -15,9 +15,10 @@ def test_each_process_generates_its_share_and_each_image_has_noise_of_its_own(sd
     pipeline = StableDiffusionPipeline.from_pretrained(sd_folder)
     generation = Generation(tmp_path, ["a red cat"] * 5, {"seed": 7})
     call = {"num_inference_steps": 1, "guidance_scale": 1}
-    generation.run(pipeline, 2, process=1, processes=2, **call)
+    draw = text_caller(pipeline, **call)
+    generation.run(draw, 2, process=1, processes=2)
     assert generation.missing() == [0, 2, 4]
-    generation.run(pipeline, 2, process=0, processes=2, **call)
+    generation.run(draw, 2, process=0, processes=2)
     assert generation.missing() == []
     images = [np.array(Image.open(file)) for file in generation.files]
     assert all((a != b).any() for i, a in enumerate(images) for b in images[:i])

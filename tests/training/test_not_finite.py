@@ -11,7 +11,7 @@ from stepping import recording
 
 from disback_diffusers import RunError
 from disback_diffusers.errors import NotFiniteError
-from disback_diffusers.evaluation.generation import Generation
+from disback_diffusers.evaluation.generation import Generation, text_caller
 from disback_diffusers.evaluation.sheets import contact_sheet, to_pil
 
 
@@ -37,7 +37,7 @@ def test_an_evaluation_stops_at_the_image_and_keeps_those_before(sd_folder, tmp_
     pipeline.vae.decode = overflowing
     generation = Generation(tmp_path, ["a cat", "a dog", "a red circle"], {"seed": 0, "dtype": dtype})
     with pytest.raises(RunError, match=rf"image 1 \('a dog'\) has values that are not finite numbers: {remedy}"):
-        generation.run(pipeline, 1, num_inference_steps=1)
+        generation.run(text_caller(pipeline, num_inference_steps=1), 1)
     assert generation.missing() == [1, 2]
 
 
