@@ -102,7 +102,7 @@ def main(args):
     empty_class = classes if classes else None
     train(unet, NoiseSchedule.from_scheduler(scheduler), images, labels, empty_class, args)
     state = {name: value.half().cpu().contiguous() for name, value in unet.state_dict().items()}
-    teacher = Converted(UNet2DModel, dict(unet.config), state, scheduler, classes, empty_class)
+    teacher = Converted(UNet2DModel, dict(unet.config), state, scheduler, classes, empty_class, names)
     save(teacher, args.output_dir)
 
 

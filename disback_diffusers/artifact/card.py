@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.resources import files
@@ -13,9 +14,11 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 
 from ..files import atomic_write
+from ..models.edm_unet import EDMUNet2DModel
 from ..models.embedded import EMBEDDED
+from ..models.labels import parse_labels
 from .card_edits import marked
-from .layout import CARD_NAME, hub_id, public_config
+from .layout import CARD_NAME, UNET_FOLDER, hub_id, public_config
 
 
 TEMPLATE = "model_card_template.md"
@@ -35,6 +38,7 @@ TAGS = {
     "StableDiffusionPipeline": ["stable-diffusion", "stable-diffusion-diffusers"],
     "StableDiffusionXLPipeline": ["stable-diffusion-xl", "stable-diffusion-xl-diffusers"],
 }
+PIXEL_PIPELINES = ("ConsistencyModelPipeline", "DDPMPipeline", "DDIMPipeline")
 OUR_TAGS = ["disback", "distillation", "one-step"]
 UNKNOWN_BASE = "path/or/id/of/the/base"
 
@@ -84,12 +88,12 @@ def model_card(
     for i, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         name = f"samples/card-{i}.png"
         atomic_write(folder / name, lambda file, image=image: image.save(file, format="png"))
-        widget.append({"text": prompt, "output": {"url": name}})
+        widget.append({"text": _caption(prompt, config), "output": {"url": name}})
     plot = folder / "degradation" / "path.png" if node_steps else Path()
     if plot.is_file():  # into samples/, which is always uploaded
         atomic_write(folder / PLOT, lambda file: shutil.copyfile(plot, file))
     text = _template().render(
-        card_data=_front_matter(base, pipeline, is_lora, widget).to_yaml(),
+        card_data=_front_matter(config, pipeline, is_lora, widget).to_yaml(),
         title=repo_id.split("/")[-1] if repo_id else "A one-step student",
         repo=repo_id or "path/to/this/folder",
         base=base,
@@ -107,6 +111,7 @@ def model_card(
         node_steps=[step for step in node_steps if step > 0],
         fake_score_init=method.get("fake_score_init", "node"),
         served=pipeline in TAGS,
+        **_of_pixels(folder, config, pipeline),
         no_backtracking=method.get("no_backtracking", False),
         path_walked=method.get("path_walked", True),
         with_path=with_path,
@@ -120,6 +125,34 @@ def model_card(
     )
     atomic_write(folder / CARD_NAME, lambda file: file.write_text(marked(text), encoding="utf-8"))
     return folder / CARD_NAME
+
+
+def _caption(prompt, config):
+    """Of a sample image: its prompt; its class; or a dash, as the Hub wants some text."""
+    if "class_labels" in config:
+        names = dict(_class_names(config))
+        return f"class {prompt}" + (f": {names[int(prompt)]}" if int(prompt) in names else "")
+    return prompt or "-"
+
+
+def _class_names(config):
+    """(label, name) of each class that the student was trained for; none without names."""
+    names, labels = config.get("class_names") or [], config.get("class_labels")
+    return [(label, names[label]) for label in parse_labels(labels, len(names))] if names else []
+
+
+def _of_pixels(folder, config, pipeline):
+    """What the card of a student of a pixel-space teacher says."""
+    labels, network = config.get("class_labels"), folder / UNET_FOLDER / "config.json"
+    first = re.match(r"\d+", labels)[0] if labels else None
+    return {
+        "pixels": pipeline in PIXEL_PIPELINES,
+        "sigma": "sigmas" in config,
+        "labels": labels,
+        "class_names": _class_names(config),
+        "pixel_call": f"batch_size=4, class_labels=[{', '.join([first] * 4)}]" if labels else "batch_size=4",
+        "own_network": network.is_file() and EDMUNet2DModel.__name__ in network.read_text(encoding="utf-8"),
+    }
 
 
 def _start(config):
@@ -149,16 +182,19 @@ def _listed(numbers):
     return f"{', '.join(some)} or {last}" if some else last
 
 
-def _front_matter(base, pipeline, is_lora, widget):
+def _front_matter(config, pipeline, is_lora, widget):
+    base = config.get("base_model")
     kind = ["lora", "template:sd-lora"] if is_lora and pipeline in TAGS else []
-    text = ["text-to-image"] if pipeline in TAGS else []
+    task = ["text-to-image"] if pipeline in TAGS else []
+    if pipeline in PIXEL_PIPELINES and "class_labels" not in config:
+        task = ["unconditional-image-generation"]
     return ModelCardData(
         base_model=hub_id(base),
         base_model_relation=("adapter" if is_lora else "finetune") if hub_id(base) else None,
         library_name="diffusers",
-        pipeline_tag=text[0] if text else None,
+        pipeline_tag=task[0] if task else None,
         license=LICENSES.get(base),
-        tags=[*text, "diffusers", *TAGS.get(pipeline, []), *kind, *OUR_TAGS],
+        tags=[*task, "diffusers", *TAGS.get(pipeline, []), *kind, *OUR_TAGS],
         widget=widget or None,
     )
 

@@ -105,4 +105,5 @@ def save(converted: Converted, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     if converted.classes:
         classes = {"classes": converted.classes, "empty_class": converted.empty_class}
+        classes |= {"names": converted.class_names} if converted.class_names else {}
         (folder / CLASSES_NAME).write_text(json.dumps(classes, indent=2) + "\n", encoding="utf-8")

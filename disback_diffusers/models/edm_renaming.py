@@ -33,6 +33,7 @@ class Converted:
         network_class (`type`), config (`dict`), state (`dict` of `torch.Tensor`): of the network.
         scheduler (`SchedulerMixin`).
         classes (`int`): 0 for an unconditional one. empty_class (`int` or `None`): the label that stands for none.
+        class_names (`list[str]` or `None`).
     """
 
     network_class: type[ModelMixin]
@@ -41,6 +42,7 @@ class Converted:
     scheduler: SchedulerMixin
     classes: int = 0
     empty_class: int | None = None
+    class_names: list[str] | None = None
 
 
 class Renaming:

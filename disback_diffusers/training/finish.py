@@ -38,7 +38,7 @@ def artifact_config(
         "pipeline": family.pipeline_name,
         "student": args.student.student,
         ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
-        **({"class_labels": _labels(args, family)} if family.classes else {}),
+        **(_of_classes(args, family) if family.classes else {}),
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
         "method": {"objective": objective, **args.recorded(PATH, RESULT)},
@@ -53,8 +53,9 @@ def artifact_config(
     return config
 
 
-def _labels(args, family):
-    return format_labels(parse_labels(args.data.class_labels or "all", family.classes))
+def _of_classes(args, family):
+    labels = format_labels(parse_labels(args.data.class_labels or "all", family.classes))
+    return {"class_labels": labels, **({"class_names": family.class_names} if family.class_names else {})}
 
 
 def _base(name):

@@ -38,6 +38,7 @@ class PixelFamily(Family):
 
     Attributes:
         classes (`int`): 0 for an unconditional teacher. empty_class (`int` or `None`): the label that stands for none.
+        class_names (`list[str]` or `None`): where classes.json has them.
     """
 
     lora_targets = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
@@ -49,7 +50,7 @@ class PixelFamily(Family):
         self.network_class = EDMUNet2DModel if own else UNet2DModel
         super().__init__(source)
         self._check_network()
-        self.classes, self.empty_class = self._read_classes()
+        self.classes, self.empty_class, self.class_names = self._read_classes()
         source.check_weights([self.network_folder])
 
     def _check_network(self):
@@ -69,12 +70,14 @@ class PixelFamily(Family):
     def _read_classes(self):
         rows = self.network_config["num_class_embeds"] or 0
         if CLASSES_NAME not in self.source.files.names:
-            return rows, None
+            return rows, None, None
         recorded = self.source.load(CLASSES_NAME, _read_json)
         classes, empty = recorded.get("classes"), recorded.get("empty_class")
-        if type(classes) is not int or not 0 < classes <= rows or empty not in (None, *range(rows)):
+        names = recorded.get("names")
+        named = names is None or (isinstance(names, list) and len(names) == classes)
+        if type(classes) is not int or not 0 < classes <= rows or empty not in (None, *range(rows)) or not named:
             raise self.error(f"has a {CLASSES_NAME} that does not fit its network: {recorded}.")
-        return classes, empty
+        return classes, empty, names
 
     # -----------------------------------------------------------------------------------------------------------------
 
