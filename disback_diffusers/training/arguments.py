@@ -205,6 +205,8 @@ class DistillationArguments:
             raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
         if student.student_unet and student.student != "full":
             raise UsageError("--student_unet needs --student full: a LoRA student runs on the teacher's own UNet.")
+        if student.ema_half_life and student.ema_decay != StudentArguments.ema_decay:
+            raise UsageError("--ema_half_life is given instead of --ema_decay: leave one of them out.")
         if run.log_fd_every and not run.fd_reference:
             raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
         if student.proportion_later_steps and not student.lcm_lora:

@@ -120,6 +120,9 @@ class StudentArguments:
     ema_decay: float = flag(
         0.99, "Decay of the student's moving average, which is what is validated and saved.", at_least=0, below=1
     )
+    ema_half_life: int | None = flag(
+        None, "Images after which older weights count half in that average, instead of --ema_decay.", above=0
+    )
 
     @property
     def conditioning_time(self) -> float | None:

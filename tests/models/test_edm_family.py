@@ -3,12 +3,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from PIL import Image
 from tiny_edm import save_teacher
 
-from disback_diffusers import DistillationArguments, UsageError, distill
+from disback_diffusers import DisBackPipeline, DistillationArguments, UsageError, distill
+from disback_diffusers.models.batch import generator
 from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.families import DDPM, EDM, open_teacher
@@ -107,10 +110,10 @@ def run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "teacher, settings",
     [
-        ({"kind": "edm"}, {"student": "full", "noise_levels": "log-normal"}),
+        ({"kind": "edm"}, {"student": "full", "noise_levels": "log-normal", "ema_half_life": 40}),
         (
             {"kind": "ours", "classes": 4, "empty": 4},
-            {"guidance_scale": 2.0, "class_labels": "0-2", "log_mismatch_every": 4},
+            {"guidance_scale": 2.0, "class_labels": "0-2", "log_mismatch_every": 4, "mixed_precision": "bf16"},
         ),
         ({"kind": "cm", "classes": 4}, {"conditioning_sigma": 20.0}),
         ({"kind": "ddpm"}, {"student": "full"}),
@@ -126,6 +129,16 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
     assert nodes[-8:] == [2, 2, 1, 1, 0, 0, 0, 0] and (folder / "samples" / "step-8.png").is_file()
     card = (folder / "README.md").read_text()
     assert ("noise level" if has_levels else "timestep 399") in card
+    half_life = settings.get("ema_half_life")
+    assert config["method"]["ema_decay"] == (0.5 ** (4 / half_life) if half_life else 0.99)
+    assert config.get("class_labels") == settings.get("class_labels", "0-3" if teacher.get("classes") else None)
+
+    shown = np.asarray(Image.open(folder / "samples" / "card-0.png"), dtype=float)
+    z = torch.randn(1, 3, 8, 8, generator=generator("validation", 0))
+    labels = {"class_labels": 0} if teacher.get("classes") else {}
+    pipeline = DisBackPipeline.from_pretrained(folder)
+    served = np.asarray(pipeline(latents=z, **labels).images[0], dtype=float)
+    assert np.abs(served - shown).max() <= (4 if settings.get("mixed_precision") else 1)
 
 
 @pytest.mark.parametrize(
