@@ -2,11 +2,14 @@
 """Converting a published teacher and distilling it, from the command line."""
 
 import json
+import signal
 
 import pytest
 from edm_reference import Song, save_pickle
-from script_runs import SCRIPTS, Trap, differences, log, result, start
+from script_runs import SCRIPTS, TWO_PROCESSES, Trap, differences, launch, log, result, start, start_pair
+from tiny_edm import save_teacher
 
+from disback_diffusers import DisBackPipeline
 from disback_diffusers.files import CONFIG_NAME
 
 
@@ -55,3 +58,20 @@ def test_what_cannot_be_converted_has_one_line(files, snapshot):
     run = start(["edm.pkl", "edm-teacher"], script=CONVERT)
     assert run.wait() == 2 and "convert_edm.py: error: edm.pkl is no readable pickle" in run.output
     assert "Traceback" not in run.output and not (files / "edm-teacher").exists()
+
+
+def test_two_processes_and_what_a_killed_pair_goes_on_with(files):
+    save_teacher(files / "classes", "cm", classes=4)
+    words = [*QUICK[2:], "out", "--pretrained_teacher_model", "classes", "--student", "full", "--class_labels", "1-3",
+             "--ema_half_life", "20", "--checkpointing_steps", "2", "--seed", "3"]  # fmt: skip
+    launch([*words, "--output_dir", "whole"], *TWO_PROCESSES, script=TRAIN)
+    main, other = start_pair(words, Trap("open", "log.jsonl a", 4 + 4), script=TRAIN)
+    assert main.wait() == -signal.SIGKILL, main.output
+    other.process.kill()
+    other.wait()
+    for run in start_pair([*words, "--resume_from_checkpoint", "latest"], script=TRAIN):
+        assert run.wait() == 0, run.output
+    assert differences(result(files / "out"), result(files / "whole")) == []
+    config = json.loads((files / "out" / CONFIG_NAME).read_text())
+    assert config["method"]["ema_decay"] == 0.5 ** (2 * 2 / 20)
+    assert len(DisBackPipeline.from_pretrained("out")(class_labels=[1, 3]).images) == 2

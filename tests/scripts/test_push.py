@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_hub import OWNER, FakeHub
-from script_runs import SCRIPT, check_message, launch, quick_words
+from script_runs import SCRIPT, SCRIPTS, check_message, launch, quick_words
+from tiny_edm import save_teacher
 
 from disback_diffusers.files import CONFIG_NAME, LORA_NAME
 
@@ -81,3 +83,33 @@ def test_the_token_and_the_revision_are_used_for_reading(hub):
         if code:
             check_message(printed[i], *expected)
     assert "HTTP Request" not in run.stderr + run.stdout  # of the Hub's client
+
+
+SERVE = """
+from diffusers import DiffusionPipeline
+from disback_diffusers import DisBackPipeline
+
+pipe = DisBackPipeline.from_pretrained("alice/pixels-1-step")
+assert len(pipe(class_labels=[1, 3]).images) == 2
+pipe.push_to_hub("whole")
+plain = DiffusionPipeline.from_pretrained("alice/whole")
+assert len(plain(batch_size=2, class_labels=[1, 3]).images) == 2
+"""
+
+
+@pytest.mark.slow
+def test_a_pixel_teacher_and_its_student_on_the_hub(hub, files):
+    folder = Path(save_teacher(files / "local", "cm", classes=4))
+    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    hub.add_repo("alice/pixels", {name: path.read_bytes() for name, path in names.items()})
+    words = ("--pretrained_teacher_model alice/pixels --class_labels 1-3 --max_train_steps 3 --lora_rank 2 "
+             "--degradation_steps 2 --degradation_nodes 2 --steps_per_node 1 --validation_inference_steps 2 "
+             "--output_dir out --push_to_hub --hub_model_id alice/pixels-1-step").split()  # fmt: skip
+    launch(words, "--num_processes", "1", script=SCRIPTS / "train_disback_edm.py")
+    uploaded = hub.files("alice/pixels-1-step")
+    assert {"README.md", LORA_NAME, "samples/card-0.png"} <= uploaded.keys()
+    card = uploaded["README.md"].decode()
+    assert "class_labels=[1, 1, 1, 1]" in card and "text: class 1" in card and "base_model: alice/pixels" in card
+    run = subprocess.run([sys.executable, "-c", SERVE], env=os.environ, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    assert {"model_index.json", "unet/config.json", "README.md"} <= hub.files("alice/whole").keys()
