@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_edm import save_teacher
 
 from disback_diffusers import DisBackPipeline, DistillationArguments, UsageError, distill
+from disback_diffusers.diffusion.losses import distribution_matching_gradient
 from disback_diffusers.models.batch import generator
 from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.denoiser import Denoiser
@@ -67,6 +68,35 @@ def test_heuns_samples_of_gaussian_data_come_to_its_mean_and_deviation(tmp_path)
     exact = 0.3 + (80 * z - 0.3) * (0.25 / (0.25 + 80**2)) ** 0.5  # the solution of the probability-flow ODE
     errors = [(family.sample(teacher, z, nothing, nothing, n) - exact).abs().max().item() for n in (20, 40, 80)]
     assert errors[2] < 0.01 and errors[0] > 3 * errors[1] > 9 * errors[2]
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "vsd", "dmd"])
+def test_the_gradient_on_gaussians_is_that_of_the_scores_and_zero_at_equality(tmp_path, weighting):
+    """Student N(0.1, 0.2^2), target N(0.3, 0.5^2), in float64, by the outputs of exact denoisers."""
+    schedule = open_teacher(save_teacher(tmp_path)).schedule
+    random = torch.Generator().manual_seed(0)
+    z, noise = torch.randn(2, 5, 3, dtype=torch.float64, generator=random)
+    sigma = torch.tensor([0.002, 0.1, 1.0, 10.0, 80.0], dtype=torch.float64)
+    s, student, target = sigma.view(5, 1), (0.1, 0.2), (0.3, 0.5)
+    x0 = student[0] + student[1] * z
+    x_t = schedule.add_noise(x0, noise, sigma)
+
+    def estimate(mean, std):
+        exact = (std**2 * x_t + s**2 * mean) / (std**2 + s**2)
+        output = (exact - 0.25 / (s**2 + 0.25) * x_t) * (s**2 + 0.25).sqrt() / (s * 0.5)  # of the raw network
+        return schedule.to_x0(output, x_t, sigma)
+
+    def gradient(fake):
+        factors = {"alpha": 1.0, "sigma": s}
+        return distribution_matching_gradient(x0, estimate(*fake), estimate(*target), weighting, **factors)
+
+    scores = [-(x_t - mean) / (std**2 + s**2) for mean, std in (student, target)]
+    exact = estimate(*target)
+    weight = {"uniform": 1.0, "vsd": s**2, "dmd": s**2 / (x0 - exact).abs().mean(1, keepdim=True)}[weighting]
+    torch.testing.assert_close(gradient(student), weight * (scores[0] - scores[1]), atol=1e-6, rtol=1e-6)
+    x0 = target[0] + target[1] * z
+    x_t = schedule.add_noise(x0, noise, sigma)
+    assert gradient(target).abs().max() == 0
 
 
 def test_samples_of_ddpm_are_those_of_the_stock_pipeline(tmp_path):
