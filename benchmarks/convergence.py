@@ -30,16 +30,19 @@ from disback_diffusers.files import user_path
 SCRIPTS = Path(__file__).parents[1] / "train_scripts"
 
 
-def run(script: str, words: list[str], seed: str, every: int, folder: Path) -> list[dict]:
+def run(
+    script: str, words: list[str], seed: str, every: int, folder: Path, reference: Path | str = "embedded"
+) -> list[dict]:
     """Train with one seed in `folder`, and return the measurements, one every `every` updates."""
     words = [*words, "--output_dir", folder, "--seed", seed, "--validation_steps", 0, "--checkpointing_steps", 10**6]
     words += ["--resume_from_checkpoint", "latest", "--logging_steps", 1]
-    words += ["--log_fd_every", every, "--fd_reference", "embedded"]
+    words += ["--log_fd_every", every, "--fd_reference", reference]
     subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, words)], check=True)
     stages = read_log(folder)
     add_seconds(stages)
     rows = [
-        {"step": r["step"], "seconds": round(r["seconds"], 1), "fd": round(r["fd"], 4), "retrieval": r["retrieval"]}
+        {"step": r["step"], "seconds": round(r["seconds"], 1), "fd": round(r["fd"], 4)}
+        | ({"retrieval": r["retrieval"]} if "retrieval" in r else {})
         for r in stages["backtracking"]
         if "fd" in r
     ]

@@ -48,7 +48,7 @@ TEACHERS = {  # network, scheduler, classes, empty class
 ONE_UPDATE = {
     "train_batch_size": 1, "max_train_steps": 1, "mixed_precision": "no", "validation_steps": 0, "logging_steps": 1,
     "checkpointing_steps": 1000, "validation_inference_steps": 2, "no_backtracking": True, "node_switching": "fixed",
-    "fake_score_init": "teacher", "gradient_checkpointing": True,
+    "fake_score_init": "random", "gradient_checkpointing": True,
 }  # fmt: skip
 
 
@@ -72,7 +72,8 @@ def plan(name: str, folder: Path) -> list[str]:
     args = parse_args([*words_of(name, folder), "--dry_run"])
     sources, accelerator, _ = prepare(args)
     rows = Plan(args, sources, DTYPES[accelerator.mixed_precision], accelerator.num_processes).rows()
-    return [f"{topic}: {text}" for topic, text in rows if topic != "GPU"]
+    prefix = f"{sources.family.name}: "
+    return [f"{topic}: {text.removeprefix(prefix)}" for topic, text in rows if topic != "GPU"]
 
 
 def update(name: str, folder: Path) -> dict:

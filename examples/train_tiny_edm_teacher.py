@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import EDMEulerScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from tiny_data import EMOJI, load_labelled
@@ -41,6 +42,7 @@ def parse_args():
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--horizontal_flips", action="store_true")
+    parser.add_argument("--image_size", type=int, help="Make the images smaller, by averaging pixels.")
     parser.add_argument(
         "--mixed_precision",
         choices=("no", "bf16"),
@@ -94,6 +96,8 @@ def main(args):
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     images, labels, names = load_labelled(args.train_data)
+    if args.image_size:
+        images = F.interpolate(images, (args.image_size, args.image_size), mode="area")
     classes = len(names) if args.conditional else 0
     unet = build_unet(images.shape[-1], classes)
     if args.init_from:

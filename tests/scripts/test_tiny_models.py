@@ -56,3 +56,29 @@ def test_the_tiny_lcm_lora(train):
     before = images(pipe, guidance_scale=0)
     pipe.load_lora_weights(folder)
     assert not torch.allclose(images(pipe, guidance_scale=0), before, atol=1e-3)
+
+
+def test_the_tiny_edm_teacher_by_group_and_smaller_and_continued(train, tmp_path):
+    words = "--conditional --image_size 16 --batch_size 4 --steps".split()
+    folder = train("train_tiny_edm_teacher.py", *words, "2")
+    teacher = open_teacher(str(folder))
+    assert (teacher.classes, teacher.empty_class, teacher.class_names[3]) == (9, 9, "Food & Drink")
+    assert [bucket.shape for bucket in teacher.buckets([])] == [(3, 16, 16)]
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(2, [3, 9], 2, output_type="pt").images.shape == (2, 3, 16, 16)
+
+    before = teacher.load_network().state_dict()
+    folder.rename(tmp_path / "first")
+    again = open_teacher(str(train("train_tiny_edm_teacher.py", *words, "1", "--init_from", "first")))
+    after = again.load_network().state_dict()
+    assert all((after[name] - before[name]).abs().max() < 0.02 for name in before)
+
+
+def test_the_edm_teachers_in_the_examples():
+    """The teachers that are in the repository are what the script writes."""
+    for name, classes in (("unconditional", 0), ("groups", 9)):
+        folder = EXAMPLES / "tiny_edm" / name
+        teacher = open_teacher(str(folder))
+        assert teacher.classes == classes and teacher.buckets([])[0].shape == (3, 32, 32)
+        assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 3_000_000
