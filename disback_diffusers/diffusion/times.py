@@ -2,6 +2,7 @@
 """Which times the networks are trained at."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,14 @@ def training_times(schedule: NoiseSchedule, noise_levels: str = "log-uniform") -
     if schedule.num_train_timesteps is None:
         return CONTINUOUS[noise_levels](first, last)
     return UniformTimes(round(SHARE_LEFT_OUT * last), round((1 - SHARE_LEFT_OUT) * last))
+
+
+def times_at(schedule: NoiseSchedule, shares: Sequence[float]) -> torch.Tensor:
+    """Times `(n,)` at shares in [0, 1] of a schedule's timesteps; of an EDM schedule as `KarrasTimes` are spaced."""
+    first, last = schedule.time_range
+    if schedule.num_train_timesteps is None:
+        return KarrasTimes(first, last)._at(torch.tensor(shares))
+    return torch.tensor([round(first + share * (last - first)) for share in shares])
 
 
 def karras_levels(first: float, last: float, steps: int) -> torch.Tensor:

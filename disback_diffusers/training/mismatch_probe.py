@@ -4,6 +4,7 @@
 import torch
 
 from ..diffusion.target_field import mismatch_degree
+from ..diffusion.times import times_at
 from ..models.batch import generator
 from .batches import BatchSource
 from .networks import Networks
@@ -12,7 +13,7 @@ from .parallel import Replicated
 
 PROMPTS = 4
 SAMPLES = 64  # of each prompt; they are the reference of its stable target field
-TIMES = (0.2, 0.4, 0.6, 0.8)  # shares of the schedule
+TIMES = (0.2, 0.4, 0.6, 0.8)  # shares of the timesteps, or of the steps of EDM's sampler
 
 
 class MismatchProbe:
@@ -29,20 +30,17 @@ class MismatchProbe:
 
     def __init__(self, networks: Networks, batches: BatchSource, parallel: Replicated, every: int):
         self.networks, self.batches, self.parallel, self.every = networks, batches, parallel, every
-        first, last = networks.family.schedule.time_range
-        times = [first + share * (last - first) for share in TIMES]
-        if networks.family.schedule.num_train_timesteps:
-            times = [round(t) for t in times]
-        self.times = torch.tensor(times).repeat(SAMPLES // len(TIMES))
+        is_conditional = networks.family.uses_prompts or networks.family.classes
+        self.prompts = range(min(PROMPTS, len(batches.shown)) if is_conditional else 1)
+        self.times = times_at(networks.family.schedule, TIMES).repeat(SAMPLES // len(TIMES))
         shape = (2, SAMPLES, *batches.buckets[0].shape)
         self.z, self.noise = torch.randn(shape, generator=generator("mismatch"))
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
         """`mismatch` by name."""
-        prompts = range(min(PROMPTS, len(self.batches.shown)))
         with self.networks.student.averaged():
-            degrees = [self._of(prompt) for prompt in prompts]
+            degrees = [self._of(prompt) for prompt in self.prompts]
         return {"mismatch": torch.cat(degrees).mean().item()}
 
     def _of(self, prompt):

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from disback_diffusers.diffusion.noise import NoiseSchedule
-from disback_diffusers.diffusion.times import LogUniformTimes, UniformTimes, karras_levels, training_times
+from disback_diffusers.diffusion.times import LogUniformTimes, UniformTimes, karras_levels, times_at, training_times
 
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -101,3 +102,11 @@ def test_spread_noise_levels_are_a_geometric_series():
     ratio = (80 / 0.002) ** (1 / 5)
     torch.testing.assert_close(t, 0.002 * ratio ** (torch.arange(5, dtype=torch.float64) + 0.5), rtol=1e-5, atol=0)
     torch.testing.assert_close(t * t.flip(0), torch.full_like(t, 0.002 * 80), rtol=1e-5, atol=0)
+
+
+def test_times_at_shares_of_a_schedule():
+    edm = NoiseSchedule.edm(0.002, 80.0)
+    levels = times_at(edm, (0.0, 0.5, 1.0))
+    assert levels[0] < 0.004 and 2 < levels[1] < 3 and 70 < levels[2] < 80  # the middle of the sampler's steps
+    timesteps = times_at(NoiseSchedule.from_scheduler(DDPMScheduler().config), (0.2, 0.8))
+    assert timesteps.tolist() == [200, 799]
