@@ -2,9 +2,10 @@
 """Generating with a distilled student."""
 
 from . import image_to_image  # noqa: F401  # makes our pipelines known to diffusers' AutoPipelines
+from .pipeline_ddpm import DisBackDDPMPipeline
 from .pipeline_disback import DisBackPipeline
 from .pipeline_disback_xl import DisBackXLPipeline
-from .pixels import DisBackDDPMPipeline, DisBackEDMPipeline
+from .pipeline_edm import DisBackEDMPipeline
 
 
 __all__ = ["DisBackDDPMPipeline", "DisBackEDMPipeline", "DisBackPipeline", "DisBackXLPipeline"]

@@ -2,34 +2,22 @@
 """One-step generation with a student of a pixel-space teacher, unconditional or of classes."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 from diffusers import (
-    CMStochasticIterativeScheduler,
-    ConsistencyModelPipeline,
-    DDPMPipeline,
+    DiffusionPipeline,
     ImagePipelineOutput,
-    ModelMixin,
-    SchedulerMixin,
 )
-from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from disback_diffusers.diffusion.noise import NoiseSchedule
+from disback_diffusers.artifact.load import config_of_folder, student_settings
 from disback_diffusers.errors import UsageError
-from disback_diffusers.models.edm_unet import EDMUNet2DModel
 from disback_diffusers.models.labels import parse_labels
 
 from .call_arguments import chosen_timesteps
 from .call_checks import OUTPUT_TYPES, check_finite, checked_generator, checked_noise, is_count
-from .schedulers import one_step_scheduler, starting_timestep
-from .student import StudentPipeline
-
-
-logger = logging.get_logger(__name__)
-
-ONLY_STEP = 2  # steps of a one-level scheduler: the second one, at noise level 0, leaves the image unchanged
+from .student import FAMILIES, StudentPipeline
 
 
 class PixelPipeline(StudentPipeline):
@@ -41,6 +29,32 @@ class PixelPipeline(StudentPipeline):
         if self.unet is None:
             raise UsageError("unet=None: a pipeline on pixels has nothing else; leave it out.")
         self._student_config = {}
+
+    def _check_parts(self):
+        """Raise a UsageError where the network or the scheduler is another than the constructor has prepared."""
+        raise NotImplementedError
+
+    def _check_student(self):
+        if self._student_config.get("class_labels") and not self.unet.config.num_class_embeds:
+            raise UsageError("the student is of classes, and its base model is unconditional: pass base_model=...")
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "PixelPipeline":
+        """A pipeline with the network and the scheduler of another one.
+
+        Args:
+            pipeline (`DiffusionPipeline`): one of ours, or a stock pipeline with the network of a student.
+            kwargs: arguments of the constructor that replace those of the pipeline.
+
+        Raises:
+            UsageError: as in the constructor.
+        """
+        family = FAMILIES[getattr(pipeline, "stock_class", type(pipeline)).__name__]
+        saved = config_of_folder(pipeline.config.get("_name_or_path"))
+        new = family(**{**student_settings(saved), **pipeline.components, **kwargs})
+        new._student_config = getattr(pipeline, "_student_config", saved)
+        new._check_student()
+        return new
 
     def _stock(self):
         return self.stock_class(self.unet, self.scheduler), [1]
@@ -78,6 +92,7 @@ class PixelPipeline(StudentPipeline):
             UsageError: a value is not valid, or the student was not trained for it. The message names the argument.
             NotFiniteError: an image has NaN or infinite values.
         """
+        self._check_parts()
         chosen_timesteps({1: []}, num_inference_steps, None)
         if output_type not in OUTPUT_TYPES:
             raise UsageError(f"output_type={output_type!r} must be one of {', '.join(OUTPUT_TYPES)}.")
@@ -126,9 +141,10 @@ class PixelPipeline(StudentPipeline):
             return None
         if not self.class_labels:
             raise UsageError("class_labels: this student is unconditional; leave it out.")
-        labels = given.tolist() if isinstance(given, torch.Tensor) else given
+        labels = given.tolist() if hasattr(given, "tolist") else given  # of a tensor or an array
+        labels = list(labels) if isinstance(labels, Sequence) and not isinstance(labels, str | bytes) else labels
         wanted = [labels] if isinstance(labels, Integral) else labels
-        if not isinstance(wanted, Sequence) or isinstance(wanted, str) or not wanted:
+        if not isinstance(wanted, list) or not wanted:
             raise UsageError(f"class_labels={given!r} must be a class, or a list of at least one.")
         known = set(self.class_labels)
         for label in wanted:
@@ -139,12 +155,12 @@ class PixelPipeline(StudentPipeline):
 
     def _count(self, batch_size, labels, latents):
         given = len(latents) if isinstance(latents, torch.Tensor) and latents.ndim else 1
-        n = len(labels) if isinstance(labels, list | tuple) else given
-        if batch_size is None:
+        n = len(labels) if isinstance(labels, list) else given
+        if batch_size is None and n:
             return n
         if not is_count(batch_size):
             raise UsageError(f"batch_size={batch_size!r} must be a whole number greater than 0.")
-        if isinstance(labels, list | tuple) and n != batch_size:
+        if isinstance(labels, list) and n != batch_size:
             raise UsageError(f"class_labels: {n} labels were given for batch_size={batch_size}; give one per image.")
         return batch_size
 
@@ -159,142 +175,3 @@ class PixelPipeline(StudentPipeline):
             drawn = [torch.randint(len(known), (1,), generator=g, device=g.device if g else None) for g in each]
             labels = [known[index] for index in torch.cat([index.cpu() for index in drawn]).tolist()]
         return torch.tensor([labels] * n if isinstance(labels, Integral) else labels, device=device)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Noise levels
-
-
-class DisBackEDMPipeline(PixelPipeline, ConsistencyModelPipeline):
-    """Images in one evaluation, with a student of an EDM teacher.
-
-    It is a `ConsistencyModelPipeline` whose scheduler starts at the student's noise level, so that plain diffusers
-    generates the same images in one step. `DisBackPipeline.from_pretrained` returns one if the base is EDM's.
-
-    Args:
-        unet (`UNet2DModel` or `EDMUNet2DModel`): its time embedding is changed in place where it was trained for
-            other times than a `CMStochasticIterativeScheduler` gives.
-        scheduler (`SchedulerMixin`): of the base model, or of a saved student.
-        conditioning_sigma (`float`, *optional*): the noise level at which the student was trained to start. The
-            default is that of a saved student; else it is the highest, with a warning.
-    """
-
-    stock_class = ConsistencyModelPipeline
-    student_options = ("conditioning_sigma",)
-
-    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, conditioning_sigma: float | None = None):
-        super().__init__(unet, scheduler)
-        self._check_unet()
-        sigma = starting_level(scheduler, conditioning_sigma)
-        take_consistency_times(unet, scheduler, sigma)
-        self.register_modules(scheduler=one_level_scheduler(scheduler, sigma))
-        self.register_to_config(conditioning_sigma=sigma)
-
-    @property
-    def conditioning_sigma(self) -> float:
-        """The noise level at which the student was trained to turn pure noise into an image."""
-        return self.config.conditioning_sigma
-
-    def _times(self, steps):
-        return {"sigmas": [self.conditioning_sigma]}
-
-
-def starting_level(scheduler: SchedulerMixin, given: float | None) -> float:
-    """The noise level to start at: the given one, or that of a scheduler made for a student, or the highest, with a
-    warning.
-
-    Raises:
-        UsageError: it is no noise level of the scheduler, or not the one that the scheduler was made for.
-    """
-    made_for = _level_of(scheduler)
-    if made_for is not None:
-        if given not in (None, made_for):
-            raise UsageError(
-                f"conditioning_sigma={given}: this pipeline was saved for noise level {made_for:g}. Leave the "
-                "argument out, or load the student from the folder it was trained in."
-            )
-        return made_for
-    schedule = NoiseSchedule.from_scheduler(scheduler)
-    first, last = schedule.time_range
-    if schedule.prediction_type != "edm":
-        raise UsageError(f"its scheduler has prediction_type {schedule.prediction_type}: EDM's own is needed.")
-    if given is None:
-        logger.warning(
-            f"Nothing says at which noise level the student was trained to start: taking {last:g}. If it is another "
-            "one, images are blurred or noisy: pass conditioning_sigma=..."
-        )
-        return last
-    if not isinstance(given, Real) or isinstance(given, bool) or not first <= given <= last:
-        raise UsageError(f"conditioning_sigma={given!r} must be a noise level of the base model, {first} to {last}.")
-    return float(given)
-
-
-def one_level_scheduler(scheduler: SchedulerMixin, sigma: float) -> CMStochasticIterativeScheduler:
-    """A scheduler whose first step goes from noise level `sigma` straight to x0, by EDM's preconditioning (its
-    `sigma_min` of 0 takes the boundary condition of the consistency models out of it).
-    """
-    sigma_data = scheduler.config["sigma_data"]
-    return CMStochasticIterativeScheduler(
-        ONLY_STEP, sigma_min=0.0, sigma_max=sigma, sigma_data=sigma_data, clip_denoised=False
-    )
-
-
-def _level_of(scheduler):
-    """The noise level that `one_level_scheduler` made a scheduler for; else None."""
-    is_ours = isinstance(scheduler, CMStochasticIterativeScheduler) and scheduler.config.sigma_min == 0
-    return float(scheduler.config.sigma_max) if is_ours else None
-
-
-@torch.no_grad()
-def take_consistency_times(unet: ModelMixin, scheduler: SchedulerMixin, sigma: float) -> None:
-    """Make a network of EDM's times, ln(sigma) / 4, one of the consistency models', which are a thousand times that.
-
-    In place, and only right at noise level `sigma` for a `UNet2DModel`: the embedding of this time becomes part of
-    the bias.
-    """
-    if isinstance(scheduler, CMStochasticIterativeScheduler):
-        return
-    if isinstance(unet, EDMUNet2DModel):
-        unet.register_to_config(time_scale=1e-3)
-        return
-    layer = unet.time_embedding.linear_1
-    t = torch.tensor([sigma], device=layer.weight.device).log() / 4
-    embedded = layer.weight.float() @ unet.time_proj(t).float()[0]
-    layer.bias.add_(embedded.to(layer.bias.dtype))
-    layer.weight.zero_()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Timesteps
-
-
-class DisBackDDPMPipeline(PixelPipeline, DDPMPipeline):
-    """Images in one evaluation, with a student of a DDPM teacher.
-
-    It is a `DDPMPipeline` whose scheduler is an `LCMScheduler` made for the student. Plain diffusers generates the
-    same images with `num_inference_steps=1`.
-
-    Args:
-        unet (`UNet2DModel`).
-        scheduler (`SchedulerMixin`): any scheduler of the base model, or of a saved student.
-        conditioning_timestep (`int`, *optional*): as in `DisBackPipeline`.
-    """
-
-    stock_class = DDPMPipeline
-    student_options = ("conditioning_timestep",)
-    base_classes = ("DDIMPipeline",)
-
-    def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, conditioning_timestep: int | None = None):
-        super().__init__(unet, scheduler)
-        self._check_unet()
-        timestep = starting_timestep(scheduler, conditioning_timestep)
-        self.register_modules(scheduler=one_step_scheduler(scheduler, timestep))
-        self.register_to_config(conditioning_timestep=timestep)
-
-    @property
-    def conditioning_timestep(self) -> int:
-        """The timestep at which the student was trained to turn pure noise into an image."""
-        return self.config.conditioning_timestep
-
-    def _times(self, steps):
-        return {"timesteps": [self.conditioning_timestep]}

@@ -131,6 +131,7 @@ class StudentPipeline:
         if artifact.kind == "lora" and pipe.unet is not None and not family.merges_lora:
             artifact.attach_lora(pipe, base)
         pipe._student_config = artifact.config
+        pipe._check_student()
         return pipe
 
     @classmethod
@@ -239,6 +240,9 @@ class StudentPipeline:
 
     def _warn_if_student_is_off(self):
         pass
+
+    def _check_student(self):
+        """Raise a UsageError where the student does not fit the base model it was loaded with."""
 
     def _stock(self):
         """The pipeline to save, of the stock class, and the numbers of steps it can take."""

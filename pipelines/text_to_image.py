@@ -67,6 +67,9 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
         if not isinstance(pipeline, DiffusionPipeline):
             remedy = "use from_pretrained for a folder or Hub id" if isinstance(pipeline, str) else "give a pipeline"
             raise UsageError(f"from_pipe: {pipeline!r} is not a pipeline; {remedy}.")
+        other = FAMILIES.get(getattr(pipeline, "stock_class", type(pipeline)).__name__)
+        if other and not issubclass(other, TextToImagePipeline):
+            return other.from_pipe(pipeline, **kwargs)
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         family = FAMILIES[
             "StableDiffusionXLPipeline" if "text_encoder_2" in pipeline.components else "StableDiffusionPipeline"

@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..errors import UsageError
 from ..files import CONFIG_NAME, LORA_NAME, atomic_write
 from ..models.embedded import EMBEDDED
+from ..models.labels import MOST_CLASSES, parse_labels
 from ..models.lcm_lora import later_timesteps
 
 
@@ -84,6 +85,7 @@ def _check_config(file, config):
     if format not in FORMATS:
         known = " and ".join(map(str, FORMATS))
         raise UsageError(f"{file} has format {format!r}, this version reads {known}: a newer one may be needed.")
+    _check_labels(file, config.get("class_labels"))
     if "sigmas" in config:
         _check_sigmas(file, config["sigmas"])
         return
@@ -93,8 +95,16 @@ def _check_config(file, config):
         raise UsageError(f"{file} has timesteps {timesteps!r}; they must be whole numbers, at least 0, descending.")
 
 
+def _check_labels(file, labels):
+    try:
+        if labels is not None:
+            parse_labels(labels if labels != "all" else "", MOST_CLASSES)
+    except (UsageError, AttributeError, TypeError):
+        raise UsageError(f'{file} has class_labels {labels!r}; they must be text such as "0-9,17".') from None
+
+
 def _check_sigmas(file, sigmas):
-    valid = isinstance(sigmas, list) and sigmas and all(type(s) is float and 0 < s < math.inf for s in sigmas)
+    valid = isinstance(sigmas, list) and sigmas and all(type(s) in (int, float) and 0 < s < math.inf for s in sigmas)
     if not valid or sorted(set(sigmas), reverse=True) != sigmas:
         raise UsageError(f"{file} has sigmas {sigmas!r}; they must be numbers above 0, descending.")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from diffusers import DiffusionPipeline, ModelMixin, UNet2DConditionModel, UNet2DModel
+from diffusers import DiffusionPipeline, ModelMixin, UNet2DModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 from safetensors import safe_open
@@ -18,21 +18,17 @@ from safetensors import safe_open
 from ..errors import RunError, UsageError, one_line
 from ..files import CONFIG_NAME, LORA_NAME
 from ..hub_errors import reading
-from ..models.edm_unet import EDMUNet2DModel
 from ..models.embedded import resolve
 from ..models.lcm_lora import refuse_dora
-from ..models.pipeline_files import INDEX_NAME
+from ..models.pipeline_files import INDEX_NAME, weights_hint
 from ..models.student_unet import UNET_INTERFACE
 from .layout import CARD_NAME, UNET_FOLDER, read_config
 from .merge import merge_lora, read_lora
+from .networks import HUB_KWARGS, NETWORKS, load_network, options_of_the_unet
 
 
 ADAPTER = "disback"  # name of the student's LoRA in a pipeline
-NETWORKS = {cls.__name__: cls for cls in (UNet2DConditionModel, UNet2DModel, EDMUNet2DModel)}
 UNET_CONFIGS = ("unet/config.json", "config.json")
-
-HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
-MODEL_KWARGS = (*HUB_KWARGS, "dtype", "torch_dtype", "low_cpu_mem_usage", "use_safetensors")
 
 
 def fetch(source: str | os.PathLike, files: Sequence[str], revision: str | None = None, **hub) -> Path:
@@ -90,15 +86,6 @@ def config_of_folder(source: str | os.PathLike | None) -> dict:
         return read_config(folder) if folder and (folder / INDEX_NAME).is_file() else {}
     except (UsageError, RunError):  # it was loaded from somewhere else
         return {}
-
-
-def _of_the_unet(kwargs):
-    """Those of the arguments of a pipeline's `from_pretrained` that its UNet takes."""
-    kwargs = {key: value for key, value in kwargs.items() if key in MODEL_KWARGS}
-    for key in ("dtype", "torch_dtype"):
-        if isinstance(kwargs.get(key), dict):  # one dtype per component
-            kwargs[key] = kwargs[key].get("unet", kwargs[key].get("default"))
-    return kwargs
 
 
 @dataclass(frozen=True)
@@ -228,9 +215,9 @@ class Artifact:
             UsageError: its files are missing or damaged.
         """
         with self._reading(f"{self.unet_subfolder or '.'}/"):
-            load = NETWORKS[self.unet_config["_class_name"]].from_pretrained
-            options = _of_the_unet(kwargs)
-            return load(self.source, subfolder=self.unet_subfolder, revision=self.revision, **options)
+            cls = NETWORKS[self.unet_config["_class_name"]]
+            options = {"subfolder": self.unet_subfolder, "revision": self.revision, **options_of_the_unet(kwargs)}
+            return load_network(cls, self.source, **options)
 
     def load_merged_unet(self, base: str, revision: str | None, kwargs: dict) -> ModelMixin:
         """The UNet of the base model with the LoRA merged into its weights.
@@ -242,15 +229,14 @@ class Artifact:
         Raises:
             UsageError: a file cannot be read, or the LoRA does not fit.
         """
-        where = {"revision": revision, "subfolder": UNET_FOLDER}
+        where, variant = {"revision": revision, "subfolder": UNET_FOLDER}, kwargs.get("variant")
         hub = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
         try:
-            name = UNet2DModel.load_config(base, **where, **hub)["_class_name"]
-            network = NETWORKS[name].from_pretrained(
-                base, variant=kwargs.get("variant"), **where, **_of_the_unet(kwargs)
-            )
+            cls = NETWORKS[UNet2DModel.load_config(base, **where, **hub)["_class_name"]]
+            network = load_network(cls, base, variant=variant, **where, **options_of_the_unet(kwargs))
         except Exception as error:  # of several libraries: files that are missing, damaged, or of another kind
-            raise UsageError(f"{base}/{UNET_FOLDER} cannot be loaded: {one_line(error)}") from None
+            problem = weights_hint(base, variant, revision) or one_line(error)
+            raise UsageError(f"{base}/{UNET_FOLDER} cannot be loaded: {problem}") from None
         with self._reading(LORA_NAME):
             state, config = read_lora(self.folder / LORA_NAME)
             merge_lora(network, state, config)

@@ -147,6 +147,7 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
         time_scale (`float`): what the timestep is multiplied by; 0.001 for the times of the consistency models.
     """
 
+    __module__ = "disback_diffusers"  # which a pipeline's index names: importing that is enough to load it
     _supports_gradient_checkpointing = True
 
     @register_to_config

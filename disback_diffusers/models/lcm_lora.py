@@ -24,11 +24,13 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def lcm_scheduler(config: dict) -> LCMScheduler:
-    """The `LCMScheduler` of the noise schedule that another scheduler's config has."""
+    """The `LCMScheduler` of the noise schedule that another scheduler's config has.
+
+    It does not clip x0, as training does not.
+    """
     known = inspect.signature(LCMScheduler.__init__).parameters
-    return LCMScheduler.from_config(
-        {key: value for key, value in config.items() if key in known or key.startswith("_")}
-    )
+    config = {key: value for key, value in config.items() if key in known or key.startswith("_")}
+    return LCMScheduler.from_config(config, clip_sample=False, thresholding=False)
 
 
 def timesteps_by_steps(

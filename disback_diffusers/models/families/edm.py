@@ -19,6 +19,7 @@ from ...errors import UsageError
 from ..conditions import Conditions
 from ..edm_conversion import CLASSES_NAME
 from ..edm_unet import EDMUNet2DModel
+from ..labels import read_classes
 from ..roles import ALL_TARGETS, ATTENTION_TARGETS
 from ..sizes import Bucket, pixels
 from ..source import ModelSource
@@ -60,8 +61,13 @@ class PixelFamily(Family):
                 f"has a UNet of {config['out_channels']} output channels for {config['in_channels']} input channels "
                 "(it predicts the variance too, or is conditioned on an image): it cannot be distilled."
             )
-        if not isinstance(config["sample_size"], int):
-            raise self.error(f"has a UNet of sample_size {config['sample_size']}: only square images are supported.")
+        if config["in_channels"] not in (1, 3):
+            raise self.error(f"has images of {config['in_channels']} channels: only 1 or 3 are supported.")
+        size, levels = config["sample_size"], config.get("block_out_channels") or config["channel_multipliers"]
+        if not isinstance(size, int):
+            raise self.error(f"has a UNet of sample_size {size}: only square images are supported.")
+        if size % 2 ** (len(levels) - 1):
+            raise self.error(f"has a UNet of sample_size {size}, which cannot be halved {len(levels) - 1} times.")
         if config.get("center_input_sample") or config.get("class_embed_type"):
             raise self.error("has a UNet with center_input_sample or class_embed_type: it cannot be distilled.")
         if self.network_class is UNet2DModel and config["time_embedding_type"] != "positional":
@@ -72,12 +78,10 @@ class PixelFamily(Family):
         if CLASSES_NAME not in self.source.files.names:
             return rows, None, None
         recorded = self.source.load(CLASSES_NAME, _read_json)
-        classes, empty = recorded.get("classes"), recorded.get("empty_class")
-        names = recorded.get("names")
-        named = names is None or (isinstance(names, list) and len(names) == classes)
-        if type(classes) is not int or not 0 < classes <= rows or empty not in (None, *range(rows)) or not named:
-            raise self.error(f"has a {CLASSES_NAME} that does not fit its network: {recorded}.")
-        return classes, empty, names
+        try:
+            return read_classes(recorded, rows)
+        except ValueError:
+            raise self.error(f"has a {CLASSES_NAME} that does not fit its network: {recorded}.") from None
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -216,4 +220,4 @@ class DDIM(DDPM):
 
 def _read_json(path, revision=None):
     file = Path(path) / CLASSES_NAME if os.path.isdir(path) else hf_hub_download(path, CLASSES_NAME, revision=revision)
-    return dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    return json.loads(Path(file).read_text(encoding="utf-8"))
