@@ -27,7 +27,7 @@ from disback_diffusers.models.edm_conversion import save
 from disback_diffusers.models.edm_renaming import SIGMA_RANGE, Converted
 
 
-P_MEAN, P_STD = -0.4, 1.4  # of ln(sigma): noisier than EDM's own, as much of an emoji is decided by its outline
+P_MEAN, P_STD = -0.8, 1.4  # of ln(sigma): noisier than EDM's own, as much of an emoji is decided by its outline
 NO_LABEL_SHARE = 0.1
 EMA_DECAY = 0.999
 

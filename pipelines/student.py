@@ -34,6 +34,13 @@ HUB_ARGUMENTS = ("repo_id", "token", "commit_message", "private", "create_pr")
 FAMILIES = {}  # class in the model_index.json of a base model -> pipeline of its students
 
 
+def _missing_weights(component):
+    """Names of the weights that no file had: diffusers leaves them without values. Offloading does so on purpose."""
+    if not isinstance(component, torch.nn.Module) or getattr(component, "hf_device_map", None):
+        return []
+    return [name for name, parameter in component.named_parameters() if parameter.is_meta]
+
+
 class StudentPipeline:
     """Base of the pipelines of all students. Each derives from this class and from its `stock_class`.
 
@@ -160,6 +167,9 @@ class StudentPipeline:
             hint = weights_hint(source, kwargs.get("variant"), kwargs.get("revision")) if safe else None
             raise UsageError(f"{source} cannot be loaded: {hint or one_line(error)}") from error
         for name, component in pipe.components.items():
+            if missing := _missing_weights(component):
+                more = f"{missing[0]} in {name}/ (and {len(missing) - 1} more)"
+                raise UsageError(f"{source} lacks {more}: restore it, or download it again.")
             if name.startswith("tokenizer") and component is not None and not has_vocabulary(component):
                 raise UsageError(f"{source} has no vocabulary in {name}/: files are missing there, download it again.")
         return pipe

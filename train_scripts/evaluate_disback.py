@@ -90,6 +90,12 @@ def parse_args() -> argparse.Namespace:
     add(
         "--num_inference_steps", type=whole, help="Students: 1. LCM-LoRA students: 1, 2, 4 or 8. Other pipelines: any."
     )
+    add(
+        "--sampler",
+        choices=["heun", "pipeline"],
+        help="Of an EDM teacher: heun (default) takes --num_inference_steps steps of two evaluations each. pipeline: "
+        "diffusers' own, for a consistency model.",
+    )
     add("--guidance_scale", type=scale, help="Only for pipelines that are not students.")
     add("--resolution", type=resolution, help="Of the generated images: 1024 or 832x1216 (width x height).")
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")

@@ -19,13 +19,23 @@ from ..models.text_parts import count_longer, without_truncation_warnings
 from ..pipelines import DisBackPipeline
 from .generation import Generation, latency
 from .images import image_files
-from .pixels import PIXEL_PIPELINES, caller, is_pixel_model, labels_of_images
-from .protocols import check_size
+from .pixels import HeunSampler, caller, check_sampling, is_pixel_model, known_labels, labels_of_images
+from .protocols import PROTOCOLS, check_size
 
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # The arguments that the images depend on.
-SHAPING = ("model", "base_model", "variant", "num_inference_steps", "guidance_scale", "resolution", "dtype", "seed")
+SHAPING = (
+    "model",
+    "base_model",
+    "variant",
+    "num_inference_steps",
+    "sampler",
+    "guidance_scale",
+    "resolution",
+    "dtype",
+    "seed",
+)
 
 
 def given_images(model: str) -> list[Path]:
@@ -39,8 +49,12 @@ def planned(args: argparse.Namespace, prompts: list[str]) -> Generation:
     settings = {name: getattr(args, name) for name in SHAPING}
     settings["resolution"] = list(args.resolution) if args.resolution else None  # as JSON gives it back
     settings["weights"] = weights_digest(resolve(args.model))
-    settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    artifact = Artifact.find(resolve(args.model))
+    settings |= {name: artifact.config.get(name) for name in ("timesteps", "sigmas") if name in artifact.config}
+    if artifact.kind != "full":
+        settings["base_weights"] = weights_digest(artifact.base(args.base_model)[0])
     settings["num_images"] = len(prompts)
+    settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     return Generation(args.output_dir, prompts, settings)
 
 
@@ -59,12 +73,16 @@ def generate(
         UsageError, RunError: as in `load_pipeline` and `check_size`.
         NotFiniteError: an image has NaN or infinite values.
     """
-    pipeline, call = load_pipeline(args)
-    pipeline.to(accelerator.device)
-    pipeline.set_progress_bar_config(disable=True)
-    draw = caller(pipeline, **call)
-    if real_size and isinstance(pipeline, PIXEL_PIPELINES):
-        check_size(args, pipeline.unet.config.sample_size, real_size)
+    if args.sampler == "heun":
+        draw = HeunSampler(resolve(args.model), DTYPES[args.dtype], args.num_inference_steps).to(accelerator.device)
+        pipeline, size = None, draw.sample_size
+    else:
+        pipeline, call = load_pipeline(args)
+        pipeline.to(accelerator.device)
+        pipeline.set_progress_bar_config(disable=True)
+        draw, size = caller(pipeline, **call), getattr(pipeline.unet.config, "sample_size", None)
+    if real_size:
+        check_size(args, size, real_size)
     if accelerator.is_main_process:
         _say_how_many_are_long(pipeline, generation.prompts)
         generation.start()
@@ -88,6 +106,15 @@ def _say_how_many_are_long(pipeline, prompts):
         )
 
 
+def is_pixels(args: argparse.Namespace) -> bool:
+    """Whether MODEL is a pixel-space model. Reads its small files only.
+
+    Raises:
+        UsageError, RunError: as in `Artifact.find`.
+    """
+    return is_pixel_model(Artifact.find(resolve(args.model)), args.base_model)
+
+
 def texts_of_images(args: argparse.Namespace, prompts: list[str]) -> list[str]:
     """The prompt of each image that is to be generated; or its class label, or an empty text. Reads small files only.
 
@@ -97,8 +124,10 @@ def texts_of_images(args: argparse.Namespace, prompts: list[str]) -> list[str]:
     Raises:
         UsageError: their number is not known, or a flag is not for this kind of model.
     """
-    artifact = Artifact.find(resolve(args.model))
-    if not is_pixel_model(artifact):
+    if not is_pixels(args):
+        if args.sampler or (args.protocol and PROTOCOLS[args.protocol].eval_size is None):
+            flag = "--sampler" if args.sampler else f"--protocol {args.protocol}"
+            raise UsageError(f"{flag} is for pixel-space models: leave it out.")
         if not prompts:
             raise UsageError(
                 f"--prompts is required: {args.model} is not a folder of images, so its images have to be generated."
@@ -107,7 +136,10 @@ def texts_of_images(args: argparse.Namespace, prompts: list[str]) -> list[str]:
     for name in ("clip_model", "resolution", "guidance_scale"):
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} is for text-to-image models: leave it out.")
-    return labels_of_images(artifact, prompts, args.num_images)
+    artifact = Artifact.find(resolve(args.model))
+    known = known_labels(artifact, args.base_model)
+    check_sampling(artifact, args, known)
+    return labels_of_images(artifact, known, prompts, args.num_images)
 
 
 def is_student(args: argparse.Namespace) -> bool:

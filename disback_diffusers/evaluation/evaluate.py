@@ -19,14 +19,14 @@ from ..errors import UsageError, about
 from ..files import atomic_write
 from ..launcher import check_launcher
 from ..models.embedded import EMBEDDED
-from .candidate import generate, given_images, is_student, planned, texts_of_images
+from .candidate import generate, given_images, is_pixels, is_student, planned, texts_of_images
 from .clip_score import ClipScore
 from .extractors import load_extractor
 from .frechet import frechet_distance, statistics
 from .images import Files, Part, features_of, prepare
 from .judge import RETRIEVED, Judge
 from .metrics import coverage_metrics, kernel_distance
-from .protocols import check_size
+from .protocols import check_size, resizes
 from .reference import KEPT, Reference, default_extractor, load_reference
 from .sheets import contact_sheet
 
@@ -58,6 +58,7 @@ def evaluate(args: argparse.Namespace) -> dict | None:
     generation, images = None, _given_images(args, prompts)
     if images is None:
         texts = texts_of_images(args, prompts)
+        prompts = [] if is_pixels(args) else prompts  # class labels are nothing to measure images by
         is_student(args)  # checks
         generation = planned(args, texts * args.repeats)
         generation.check()
@@ -94,9 +95,8 @@ def _given_images(args, prompts):
     wanted = (args.num_images or len(files) // args.repeats) * args.repeats
     if wanted > len(files) or (not args.num_images and wanted < len(files)):
         times = f" x --repeats {args.repeats}" if args.repeats > 1 else ""
-        raise UsageError(
-            f"--num_images {args.num_images}{times} does not fit the {len(files)} images of {args.model}."
-        )
+        given = f"--num_images {args.num_images or '(not given)'}{times}"
+        raise UsageError(f"{given} does not fit the {len(files)} images of {args.model}.")
     files = files[:wanted]
     if args.clip_model and not prompts:
         raise UsageError("--clip_model needs --prompts: a prompt for each image, in the order of their names.")
@@ -132,7 +132,8 @@ class Instruments:
             with about("--feature_extractor"):
                 self.extractor = load_extractor(args.feature_extractor or default_extractor(args.reference), device)
         if args.reference:
-            self.reference = load_reference(args.reference, self.extractor, args.eval_size, args.num_real_images)
+            given = args.reference, self.extractor, args.eval_size, args.num_real_images
+            self.reference = load_reference(*given, resize=resizes(args))
 
     def measure_repeats(self, images: Sequence[Image.Image], prompts: list[str]) -> dict:
         """As `measure`, of each of --repeats equal parts of the images: the results of the part with the lowest
@@ -160,7 +161,7 @@ class Instruments:
         results = {"images": len(images)}
         if self.extractor:
             size = self.reference.size if self.reference else self.args.eval_size or min(images[0].size)
-            features = features_of(images, self.extractor, size)
+            features = features_of(images, self.extractor, size, resize=resizes(self.args))
             results.update(
                 {"feature extractor": self.extractor.name, "feature size": features.shape[1], "evaluated at": size}
             )
@@ -199,7 +200,8 @@ def _report(folder, args, results, images, prompts):
         print("note: with no more images than features, the Fréchet distance is far too high to be compared.")
     if {"FD", "FID", "top-10 retrieval"} & results.keys():
         print(f"note: compare the Fréchet distance and retrieval with results of {results['images']:,} images only.")
-    print(f"\nFor a model card:\n{card_line(args, results)}")
+    if args.reference or args.clip_model:
+        print(f"\nFor a model card:\n{card_line(args, results)}")
     record = {
         "results": results,
         "settings": {name: value for name, value in vars(args).items() if value is not None},
@@ -211,7 +213,8 @@ def _report(folder, args, results, images, prompts):
     count = min(SHOWN, len(images))
     spread = [i * len(images) // count for i in range(count)]
     shown = torch.stack([prepare(images[i], size) for i in spread]) / 255
-    sheet = contact_sheet({Path(args.model).name: shown}, [prompts[i] for i in spread] if prompts else ())
+    captions = [prompts[i % len(prompts)] for i in spread] if prompts else ()
+    sheet = contact_sheet({Path(args.model).name: shown}, captions)
     atomic_write(folder / "samples.png", lambda temporary: sheet.save(temporary, format="png"))
     print(f"\n{folder / 'results.json'} and {folder / 'samples.png'} are written.")
 

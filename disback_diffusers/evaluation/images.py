@@ -148,6 +148,7 @@ def features_of(
     size: int,
     count: int | None = None,
     label: str = "features",
+    resize: bool = True,
 ) -> torch.Tensor:
     """Features (n, d) of images, float32 on the CPU.
 
@@ -157,9 +158,19 @@ def features_of(
         size (`int`): side in pixels that `prepare` resizes the images to.
         count (`int`, *optional*): take only the first `count` images.
         label (`str`): of the progress bar.
+        resize (`bool`, *optional*): whether images may be cropped and resized.
+
+    Raises:
+        UsageError: an image has another size, and may not be resized.
     """
     rows, count = [], count or len(images)
     for start in tqdm(range(0, count, BATCH), desc=label, leave=False):
-        batch = [prepare(images[i], size) for i in range(start, min(start + BATCH, count))]
+        batch = [images[i] for i in range(start, min(start + BATCH, count))]
+        if wrong := [image.size for image in batch if not resize and image.size != (size, size)]:
+            raise UsageError(
+                f"an image of {label} is {wrong[0][0]}x{wrong[0][1]}, not {size}x{size}, and the --protocol resizes "
+                "nothing: give images of one size, or --eval_size."
+            )
+        batch = [prepare(image, size) for image in batch]
         rows.append(extractor(torch.stack(batch)))
     return torch.cat(rows)

@@ -1,31 +1,48 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Evaluating pixel-space models: they have class labels, or nothing, where others have prompts."""
 
+import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
 from diffusers import ConsistencyModelPipeline, DDIMPipeline, DDPMPipeline, DiffusionPipeline
+from diffusers.utils.torch_utils import randn_tensor
 
-from ..artifact.load import Artifact, fetch, read_json
+from ..artifact.load import UNET_CONFIGS, Artifact, fetch, read_json
 from ..errors import UsageError
+from ..models.conditions import Conditions
+from ..models.denoiser import Denoiser
 from ..models.edm_conversion import CLASSES_NAME
-from ..models.labels import parse_labels
+from ..models.families import EDM, open_teacher
+from ..models.labels import MOST_CLASSES, parse_labels, read_classes
 from ..models.pipeline_files import INDEX_NAME
 from .generation import Draw, text_caller
 
 
+SCHEDULER = "scheduler/scheduler_config.json"
 PIXEL_PIPELINES = (ConsistencyModelPipeline, DDPMPipeline, DDIMPipeline)
 
 
-def is_pixel_model(artifact: Artifact) -> bool:
-    """Whether MODEL generates pixels, of class labels or of nothing."""
-    file = artifact.folder / INDEX_NAME
-    name = read_json(file).get("_class_name") if artifact.kind == "full" else artifact.config.get("pipeline")
+def is_pixel_model(artifact: Artifact, base_model: str | None = None) -> bool:
+    """Whether MODEL generates pixels, of class labels or of nothing.
+
+    Args:
+        artifact (`Artifact`): MODEL. base_model (`str`, *optional*): --base_model.
+    """
+    folder = artifact.folder
+    name = artifact.config.get("pipeline") if artifact.kind != "full" else None
+    if name is None and artifact.kind != "full":
+        with suppress(UsageError):  # without a known base it cannot be loaded anyway
+            base, revision, _ = artifact.base(base_model)
+            folder = fetch(base, [INDEX_NAME], revision)
+    if name is None and (folder / INDEX_NAME).is_file():
+        name = read_json(folder / INDEX_NAME).get("_class_name")
     return name in [cls.__name__ for cls in PIXEL_PIPELINES]
 
 
-def known_labels(artifact: Artifact) -> list[int]:
+def known_labels(artifact: Artifact, base_model: str | None = None) -> list[int]:
     """The class labels that the model was trained for; empty for an unconditional one.
 
     Raises:
@@ -33,35 +50,68 @@ def known_labels(artifact: Artifact) -> list[int]:
     """
     if artifact.config:
         text = artifact.config.get("class_labels")
-        return parse_labels(text, 10**6) if text else []
-    rows = artifact.unet_config.get("num_class_embeds") or 0
-    folder = fetch(artifact.source, [CLASSES_NAME], artifact.revision)
-    has_empty_class = (folder / CLASSES_NAME).is_file()
-    return list(range(read_json(folder / CLASSES_NAME)["classes"] if has_empty_class else rows))
+        return parse_labels(text, MOST_CLASSES) if text else []
+    source, revision = artifact.source, artifact.revision
+    if artifact.kind == "lora":
+        source, revision, _ = artifact.base(base_model)
+    folder = fetch(source, [CLASSES_NAME, *UNET_CONFIGS], revision)
+    config = read_json(folder / next(name for name in UNET_CONFIGS if (folder / name).is_file()))
+    rows = config.get("num_class_embeds") or 0
+    if not (folder / CLASSES_NAME).is_file():
+        return list(range(rows))
+    try:
+        return list(range(read_classes(read_json(folder / CLASSES_NAME), rows)[0]))
+    except ValueError as error:
+        raise UsageError(f"{source} has a {CLASSES_NAME} that does not fit its network: {error}.") from None
 
 
-def labels_of_images(artifact: Artifact, given: Sequence[str], count: int | None) -> list[str]:
+def labels_of_images(artifact: Artifact, known: list[int], given: Sequence[str], count: int | None) -> list[str]:
     """The class label of each image, as text; empty text for each image of an unconditional model.
 
     Args:
         artifact (`Artifact`): MODEL.
+        known (`list[int]`): its classes.
         given (`list[str]`): the lines of --prompts; without any, all classes in turn.
         count (`int` or `None`): --num_images.
 
     Raises:
         UsageError: the number of images is not known, or a line is no class of the model.
     """
-    known = known_labels(artifact)
     if given and not known:
         raise UsageError(f"--prompts: {artifact.source} is unconditional: leave it out.")
     if given:
-        wrong = [line for line in given if not line.isdecimal() or int(line) not in known]
+        labels = set(map(str, known))
+        wrong = [line for line in given if line not in labels]
         if wrong:
             raise UsageError(f"--prompts: '{wrong[0]}' is no class of {artifact.source}; give one label per line.")
         return list(given)
     if not count:
         raise UsageError("--num_images is required: the model has no prompts that would say how many.")
     return [str(known[i % len(known)]) if known else "" for i in range(count)]
+
+
+def check_sampling(artifact: Artifact, args: argparse.Namespace, known: list[int]) -> None:
+    """Raise a UsageError where a pixel-space model that is no student cannot be sampled as the arguments say.
+
+    `args.sampler` is set where it was left out and there is no doubt.
+    """
+    if artifact.config or artifact.kind != "full":
+        if args.sampler:
+            raise UsageError("--sampler is for a teacher: a student has one step.")
+        return
+    name = read_json(artifact.folder / INDEX_NAME).get("_class_name")
+    if name != ConsistencyModelPipeline.__name__:
+        if args.sampler == "heun":
+            raise UsageError(f"--sampler heun is for EDM teachers: {artifact.source} is a {name}.")
+        if known:
+            raise UsageError(f"{artifact.source} is of classes, and diffusers' {name} takes none: not supported.")
+        return
+    scheduler = read_json(fetch(artifact.source, [SCHEDULER], artifact.revision) / SCHEDULER).get("_class_name")
+    if args.sampler is None and scheduler == "CMStochasticIterativeScheduler":
+        raise UsageError("--sampler is required: heun for an EDM teacher, pipeline for a consistency model.")
+    args.sampler = args.sampler or "heun"
+    if args.sampler == "heun" and (args.num_inference_steps or 0) < 2:
+        raise UsageError("--num_inference_steps is required, at least 2: the steps of Heun's method.")
 
 
 def caller(pipeline: DiffusionPipeline, **call) -> Draw:
@@ -79,3 +129,37 @@ def caller(pipeline: DiffusionPipeline, **call) -> Draw:
         return images if images.shape[-1] == 3 else np.repeat(images[..., :1], 3, axis=-1)
 
     return draw
+
+
+class HeunSampler:
+    """An EDM teacher with EDM's sampler, which diffusers does not have.
+
+    Args:
+        model (`str`): folder or Hub id. dtype (`torch.dtype`): of the network. steps (`int`): 2 steps - 1 evaluations.
+
+    Raises:
+        UsageError: it is no EDM teacher, or cannot be loaded.
+    """
+
+    def __init__(self, model: str, dtype: torch.dtype, steps: int):
+        self.family, self.steps, self.dtype = open_teacher(model, among=[EDM]), steps, dtype
+        self.network = self.family.load_network(dtype)
+        self.sample_size = self.family.network_config["sample_size"]
+
+    def to(self, device: torch.device) -> "HeunSampler":
+        """Move the network."""
+        self.device = device
+        self.network.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, labels: list[str], generators: list[torch.Generator]) -> np.ndarray:
+        """The `draw` of a `Generation`."""
+        family, n = self.family, len(labels)
+        shape = (n, *family.buckets([])[0].shape)
+        z = randn_tensor(shape, generator=generators, device=self.device)
+        given = {"labels": torch.tensor([int(label) for label in labels], device=self.device)} if labels[0] else {}
+        conditions = Conditions(given, rows=n)
+        teacher = Denoiser(family, self.network, family.schedule, device=self.device)
+        x0 = family.sample(teacher, z, conditions, conditions, self.steps)
+        return family.decode(x0).permute(0, 2, 3, 1).numpy()

@@ -44,9 +44,14 @@ PROTOCOLS = {
 }
 
 
+def resizes(args: argparse.Namespace) -> bool:
+    """Whether images may be cropped and resized."""
+    return not args.protocol or PROTOCOLS[args.protocol].eval_size is not None or args.eval_size is not None
+
+
 def check_size(args: argparse.Namespace, generated: int, real: int) -> None:
     """Raise a UsageError where the sides of the images, in pixels, differ under a protocol that does not resize."""
-    if args.protocol and PROTOCOLS[args.protocol].eval_size is None and args.eval_size is None and generated != real:
+    if not resizes(args) and generated != real:
         raise UsageError(
             f"--protocol {args.protocol} resizes nothing, but {args.model} has images of {generated} pixels and "
             f"--reference of {real}: give a reference of the same size, or --eval_size."

@@ -105,7 +105,11 @@ def default_extractor(source: str | os.PathLike | None) -> str:
 
 
 def load_reference(
-    source: str | os.PathLike, extractor: Extractor, size: int | None = None, count: int | None = None
+    source: str | os.PathLike,
+    extractor: Extractor,
+    size: int | None = None,
+    count: int | None = None,
+    resize: bool = True,
 ) -> Reference:
     """The reference that `--reference` names.
 
@@ -115,6 +119,7 @@ def load_reference(
         extractor (`Extractor`): the one that is used for the generated images.
         size (`int`, *optional*): side in pixels that images are resized to; by default that of the reference.
         count (`int`, *optional*): take only the first `count` images; of a saved file, the number it must have.
+        resize (`bool`, *optional*): whether images may be cropped and resized.
 
     Raises:
         UsageError: it cannot be read, has too few images, or was made with another extractor, size or count.
@@ -126,7 +131,8 @@ def load_reference(
                 f"--num_real_images {count} is more than the {len(images)} images of --reference {source}."
             )
         size = size or min(images[0].size)
-        return Reference.of(features_of(images, extractor, size, count, "reference"), extractor.name, size)
+        features = features_of(images, extractor, size, count, "reference", resize)
+        return Reference.of(features, extractor.name, size)
     reference = saved_reference(source)
     if reference.extractor != extractor.name:
         raise UsageError(

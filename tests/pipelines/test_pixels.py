@@ -3,11 +3,17 @@
 
 import copy
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline
+from diffusers import ConsistencyModelPipeline, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.utils import recurse_remove_peft_layers
+from safetensors.torch import load_file, save_file
 from tiny_edm import save_teacher
 
 from disback_diffusers import DisBackPipeline, UsageError
@@ -38,8 +44,8 @@ TEACHERS = {
 class Students:
     """Students of one teacher, all with the same random weights, and the images that they were trained to make."""
 
-    def __init__(self, teacher, start, folder):
-        self.base, self.start = save_teacher(folder / "teacher", **teacher), start
+    def __init__(self, teacher, start, folder, base=None):
+        self.base, self.start = str(base or save_teacher(folder / "teacher", **teacher)), start
         family = open_teacher(self.base)
         self.classes, self.has_levels = family.classes, family.schedule.num_train_timesteps is None
         roles = Roles(family.load_network())
@@ -143,7 +149,8 @@ def test_one_call_makes_one_evaluation(of_classes):
     pipe.unet.register_forward_hook(lambda *_: calls.append(1))
     assert len(pipe(batch_size=4, class_labels=[0, 1, 2, 3]).images) == 4 and calls == [1]
     assert pipe(batch_size=2, class_labels=3).images[0].size == (8, 8)
-    assert pipe(class_labels=torch.tensor([1, 2]), output_type="np").images.shape == (2, 8, 8, 3)
+    for labels in (torch.tensor([1, 2]), np.array([1, 2]), range(1, 3), (1, 2)):
+        assert pipe(class_labels=labels, output_type="np").images.shape == (2, 8, 8, 3)
     assert pipe(2, 1, output_type="latent", return_dict=False)[0].shape == (2, 3, 8, 8)
 
 
@@ -187,6 +194,9 @@ def test_random_classes_are_those_it_was_trained_for(of_classes):
         ({"generator": 3}, "generator=3 is no torch.Generator"),
         ({"batch_size": 2, "generator": [torch.Generator()]}, "1 were given for 2 images"),
         ({"latents": torch.zeros(1, 3, 16, 16)}, "must be .1, 3, 8, 8."),
+        ({"latents": torch.zeros(0, 3, 8, 8)}, "batch_size=None must be a whole number|latents has shape"),
+        ({"batch_size": 3, "class_labels": range(1)}, "1 labels were given for batch_size=3"),
+        ({"class_labels": bytes(2)}, "must be a class"),
         ({"latents": torch.full((1, 3, 8, 8), torch.nan)}, "latents must be finite"),
     ],
 )
@@ -258,3 +268,93 @@ def test_a_base_of_another_kind(of_classes, tmp_path):
     unconditional = save_teacher(tmp_path / "unconditional")
     with pytest.raises(UsageError, match="its UNet has num_class_embeds 4, the base's None"):
         DisBackPipeline.from_pretrained(of_classes.folders["unet"], base_model=unconditional)
+
+
+def test_weights_that_are_missing(of_classes, tmp_path):
+    """diffusers leaves them without values, and only warns."""
+    for kind in ("unet", "full"):
+        folder = Path(shutil.copytree(of_classes.folders[kind], tmp_path / kind))
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        state = load_file(file)
+        del state["conv_in.bias"]
+        save_file(state, file, {"format": "pt"})
+        with pytest.raises(UsageError, match="lacks conv_in.bias"):
+            DisBackPipeline.from_pretrained(folder)
+    base = shutil.copytree(of_classes.base, tmp_path / "base")
+    shutil.copy(file, base / "unet")
+    with pytest.raises(UsageError, match="lacks conv_in.bias"):
+        DisBackPipeline.from_pretrained(of_classes.folders["lora"], base_model=base)
+
+
+def test_a_lora_of_classes_on_an_unconditional_base(of_classes, tmp_path):
+    with pytest.raises(UsageError, match="the student is of classes, and its base model is unconditional"):
+        DisBackPipeline.from_pretrained(of_classes.folders["lora"], base_model=save_teacher(tmp_path, "cm"))
+
+
+@pytest.mark.parametrize("clip", [{"thresholding": True, "sample_max_value": 5.0}, {"clip_sample_range": 0.5}])
+def test_what_the_teachers_sampler_clips_is_not_clipped(tmp_path, clip):
+    """Training does not."""
+    save_teacher(tmp_path / "teacher", "ddpm")
+    file = tmp_path / "teacher" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **clip}))
+    (tmp_path / "students").mkdir()
+    students = Students({"kind": "ddpm"}, 700, tmp_path / "students", tmp_path / "teacher")
+    for kind in ("lora", "full"):
+        pipe = DisBackPipeline.from_pretrained(students.folders[kind])
+        images = pipe(latents=Z, output_type="pt").images
+        torch.testing.assert_close(images, students.images, atol=2e-5, rtol=0)
+        assert pipe(latents=100 * Z, output_type="latent").images.abs().max() > 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts that are replaced
+
+
+def test_another_network_or_scheduler_is_refused(tmp_path):
+    students = Students(*TEACHERS["edm"], tmp_path)
+    pipe = DisBackPipeline.from_pretrained(students.folders["lora"])
+    adapted, raw = pipe.unet, UNet2DModel.from_pretrained(students.folders["unet"], subfolder="unet")
+    with pytest.raises(UsageError, match="it was made a student's of noise level 80 before; load it anew"):
+        DisBackPipeline.from_pretrained(students.folders["lora"], unet=adapted, conditioning_sigma=2.0)
+    again = DisBackPipeline.from_pretrained(students.folders["lora"], unet=adapted)  # and not adapted twice
+    torch.testing.assert_close(again(latents=Z, output_type="pt").images, students.images, atol=2e-5, rtol=0)
+    for network in (raw, None):
+        pipe.unet = network
+        with pytest.raises(UsageError, match="pipe.unet was replaced"):
+            pipe()
+    again.scheduler = DDPMScheduler()
+    with pytest.raises(UsageError, match="pipe.scheduler belongs to the student"):
+        again()
+
+
+def test_from_pipe(students):
+    ours = DisBackPipeline.from_pretrained(students.folders["lora"])
+    plain = DiffusionPipeline.from_pretrained(students.folders["full"])
+    for pipe in (ours, plain):
+        new = DisBackPipeline.from_pipe(pipe)
+        assert type(new) is type(ours) and new._times([1]) == ours._times([1])
+        images = new(class_labels=students.labels, latents=Z, output_type="pt").images
+        torch.testing.assert_close(images, students.images, atol=2e-5, rtol=0)
+
+
+def test_our_network_is_found_by_plain_diffusers_once_the_package_is_imported(tmp_path):
+    students = Students(*TEACHERS["ddpm++"], tmp_path)
+    code = """
+import sys
+import disback_diffusers
+from diffusers import DiffusionPipeline
+print(DiffusionPipeline.from_pretrained(sys.argv[1])(batch_size=2, output_type="np").images.shape)
+"""
+    run = subprocess.run([sys.executable, "-c", code, students.folders["full"]], capture_output=True, text=True)
+    assert run.returncode == 0 and "(2, 8, 8, 3)" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("change", [{"class_labels": [0, 1]}, {"class_labels": "all"}, {"sigmas": [True]}])
+def test_a_configuration_that_was_edited(of_classes, change, tmp_path):
+    folder = Path(shutil.copytree(of_classes.folders["lora"], tmp_path / "lora"))
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    (folder / CONFIG_NAME).write_text(json.dumps({**config, "sigmas": [80]}))
+    assert DisBackPipeline.from_pretrained(folder).conditioning_sigma == 80.0  # a whole number is one too
+    (folder / CONFIG_NAME).write_text(json.dumps({**config, **change}))
+    with pytest.raises(UsageError, match=f"has {next(iter(change))}"):
+        DisBackPipeline.from_pretrained(folder)

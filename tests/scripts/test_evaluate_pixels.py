@@ -2,15 +2,20 @@
 """evaluate_disback.py with pixel-space models: class labels, or nothing, instead of prompts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from script_runs import SCRIPTS, start
 from tiny_edm import save_teacher
 
 from disback_diffusers.artifact.layout import write_config
 from disback_diffusers.artifact.save import save_network
+from disback_diffusers.files import CONFIG_NAME
+from disback_diffusers.models.conditions import Conditions
+from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.families import open_teacher
 
 
@@ -47,10 +52,44 @@ def test_a_student_of_classes_and_the_lowest_of_three(folder, monkeypatch):
     assert f"FD {found['FD']:.4g}" in printed
 
 
-def test_labels_in_a_file_and_a_plain_pipeline(folder, monkeypatch):
+def test_labels_in_a_file_and_a_teacher_by_heuns_method(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    (folder / "labels.txt").write_text("0\n2\n2\n")
-    assert finish("teacher", "--prompts", "labels.txt", "--num_inference_steps", "2")[0]["images"] == 3
+    (folder / "labels.txt").write_text("0\n2\n2\n" * 4)
+    words = ["teacher", "--prompts", "labels.txt", "--num_inference_steps", "3", "--repeats", "2"]
+    found, printed = finish(*words)
+    assert found["images"] == 12 and "top-10 retrieval" not in found  # labels are no prompts
+    family = open_teacher("teacher")
+    z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = Denoiser(family, family.load_network(), family.schedule), z, Conditions({"labels": torch.tensor([2])})
+    image = np.asarray(Image.open("evaluation/images/000001.png"), dtype=float) / 255
+    expected = family.decode(family.sample(*given, None, 3))[0].permute(1, 2, 0).numpy()
+    assert np.abs(image - expected).max() < 0.01
+
+
+def test_a_consistency_models_scheduler_leaves_it_open(folder, monkeypatch):
+    """The same file can be a consistency model, or the teacher of one."""
+    monkeypatch.chdir(folder)
+    save_teacher(folder / "cm", "cm")
+    words = ["cm", "--num_images", "6", "--output_dir"]
+    heun, _ = finish(*words, "evaluation", "--sampler", "heun", "--num_inference_steps", "2")
+    shutil.rmtree("evaluation")
+    pipeline, _ = finish(*words, "evaluation", "--sampler", "pipeline")
+    assert heun["FD"] != pipeline["FD"]
+
+
+def test_images_of_another_configuration_are_not_mixed(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    finish("student", "--num_images", "6")
+    config = json.loads((folder / "student" / CONFIG_NAME).read_text())
+    (folder / "student" / CONFIG_NAME).write_text(json.dumps({**config, "sigmas": [20]}))
+    run = start(["student", "--num_images", "6", *MEASURED], script=SCRIPT)
+    assert run.wait() == 2 and "sigmas was [80.0], now it is [20]" in run.messages[0]
+
+
+def test_a_student_without_a_configuration(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "student" / CONFIG_NAME).unlink()
+    assert finish("student", "--base_model", "teacher", "--num_images", "6")[0]["images"] == 6
 
 
 def test_an_unconditional_pipeline(folder, monkeypatch):
@@ -68,11 +107,24 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
         ("student --num_images 4 --clip_model clip", "--clip_model is for text-to-image models"),
         ("student --num_images 4 --protocol edm-50k --reference large", "--protocol edm-50k resizes nothing, but"),
         ("student --num_images 4 --num_inference_steps 2", "this student was trained for 1"),
+        ("student --num_images 4 --sampler heun", "--sampler is for a teacher: a student has one step"),
+        ("teacher --num_images 4", "--num_inference_steps is required, at least 2: the steps of Heun's method"),
+        ("cm --num_images 4", "--sampler is required: heun for an EDM teacher, pipeline for a consistency model"),
+        ("plain --num_images 4 --sampler heun", "--sampler heun is for EDM teachers: plain is a DDPMPipeline"),
+        ("ddpm --num_images 4", "ddpm is of classes, and diffusers' DDPMPipeline takes none"),
+        ("broken --num_images 4 --num_inference_steps 2", "broken has a classes.json that does not fit its network"),
+        ("student --num_images 8 --protocol edm-50k --reference mixed", "an image of reference is 16x16, not 8x8"),
         ("real --repeats 3", "does not fit the 8 images of real"),
     ],
 )
 def test_what_does_not_fit(folder, words, expected):
     (folder / "labels.txt").write_text("1\n2\n")
+    save_teacher(folder / "cm", "cm")
+    save_teacher(folder / "ddpm", "ddpm", classes=4)
+    save_teacher(folder / "broken", classes=4)
+    (folder / "broken" / "classes.json").write_text('{"classes": 5.0}')
+    shutil.copytree(folder / "real", folder / "mixed")
+    Image.new("RGB", (16, 16)).save(folder / "mixed" / "9.png")
     (folder / "large").mkdir()
     Image.new("RGB", (16, 16)).save(folder / "large" / "0.png")
     words = words.split()
