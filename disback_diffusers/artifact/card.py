@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The model card of a student."""
 
+import html
 import json
 import os
 import re
@@ -138,12 +139,14 @@ def _caption(prompt, config):
 def _class_names(config):
     """(label, name) of each class that the student was trained for; none without names."""
     names, labels = config.get("class_names") or [], config.get("class_labels")
-    return [(label, names[label]) for label in parse_labels(labels, len(names))] if names else []
+    return [(label, html.escape(names[label])) for label in parse_labels(labels, len(names))] if names else []
 
 
 def _of_pixels(folder, config, pipeline):
     """What the card of a student of a pixel-space teacher says."""
-    labels, network = config.get("class_labels"), folder / UNET_FOLDER / "config.json"
+    labels, ours = config.get("class_labels"), EDMUNet2DModel.__name__
+    network = folder / UNET_FOLDER / "config.json"
+    is_ours = network.is_file() and ours in network.read_text(encoding="utf-8")
     first = re.match(r"\d+", labels)[0] if labels else None
     return {
         "pixels": pipeline in PIXEL_PIPELINES,
@@ -151,7 +154,7 @@ def _of_pixels(folder, config, pipeline):
         "labels": labels,
         "class_names": _class_names(config),
         "pixel_call": f"batch_size=4, class_labels=[{', '.join([first] * 4)}]" if labels else "batch_size=4",
-        "own_network": network.is_file() and EDMUNet2DModel.__name__ in network.read_text(encoding="utf-8"),
+        "own_network": is_ours or config.get("network") == ours,
     }
 
 

@@ -2,7 +2,6 @@
 """From what was opened to networks and batches: the weights are loaded here."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -85,8 +84,6 @@ def _make_batches(settings: DataArguments, seed, sources, parallel, folder, enco
             show_progress=parallel.is_main,
         )
     buckets, times = family.buckets(settings.resolution), training_times(family.schedule, settings.noise_levels)
-    if not family.can_be_empty:
-        settings = replace(settings, proportion_empty_prompts=0.0)
     batches = BatchSource(bank, buckets, times, settings, seed, parallel)
     batches.show(sources.shown)
     if cache != "off":

@@ -36,6 +36,7 @@ def artifact_config(
         "base_revision": family.commit or args.teacher.teacher_revision,
         "variant": args.teacher.variant,
         "pipeline": family.pipeline_name,
+        **({} if family.uses_prompts else {"network": family.network_class.__name__}),
         "student": args.student.student,
         ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
         **(_of_classes(args, family) if family.classes else {}),

@@ -134,9 +134,25 @@ def _check_samples(family, args):
             family.check_scheduler(args.run.validation_scheduler)
     with about("--validation_inference_steps"):
         family.check_sampling(args.run.validation_inference_steps, args.run.validation_scheduler)
+    _check_conditions(family, args)
+
+
+def _check_conditions(family, args):
+    """What has no effect on a teacher that has no prompts, or does not know the empty condition."""
+    defaults, is_conditional = args.defaults(), family.uses_prompts or family.classes
+    for name in ("caption_column", "cache_text_embeddings"):
+        if args[name] != defaults[name] and not family.uses_prompts:
+            raise UsageError(f"--{name}: a {family.pipeline_name} is not conditioned on prompts: leave it out.")
+    if is_conditional and family.can_be_empty:
+        return
+    why = "was not trained without labels" if is_conditional else "is unconditional"
     for name in ("guidance_scale", "fake_guidance_scale"):
-        if args[name] != 1 and not family.can_be_empty:
-            raise UsageError(f"--{name} {args[name]}: this teacher was not trained without labels, set it to 1.")
+        if args[name] != 1:
+            raise UsageError(f"--{name} {args[name]}: this teacher {why}, set it to 1.")
+    share = args.data.proportion_empty_prompts
+    if share not in (0, defaults["proportion_empty_prompts"]):
+        raise UsageError(f"--proportion_empty_prompts {share}: this teacher {why}, leave it out.")
+    args.data.proportion_empty_prompts = 0.0
 
 
 def _set_start(family, student):

@@ -56,7 +56,8 @@ def test_the_snippets_run(tmp_path, kind, whole, classes, snippets):
     assert front.get("pipeline_tag") == (None if classes else "unconditional-image-generation")
     assert ("- 1: cat\n- 2: dog\n" in text) == bool(classes) and "bird" not in text
     assert "prompt" not in text.lower() and "\n\n\n" not in text and "{{" not in text
-    assert ("which finds the network's class in disback-diffusers" in text) == (kind == "ours")
+    assert ("disback-diffusers has the class of its network" in text) == (kind == "ours")
+    assert ("takes no class labels" in text) == (kind == "ddpm" and bool(classes))
 
 
 def test_captions_of_the_samples(tmp_path):

@@ -160,6 +160,7 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
     card = (folder / "README.md").read_text()
     assert ("noise level" if has_levels else "timestep 399") in card
     half_life = settings.get("ema_half_life")
+    assert config["method"]["proportion_empty_prompts"] == (0.1 if "empty" in teacher else 0.0)
     assert config["method"]["ema_decay"] == (0.5 ** (4 / half_life) if half_life else 0.99)
     assert config.get("class_labels") == settings.get("class_labels", "0-3" if teacher.get("classes") else None)
 
@@ -182,6 +183,9 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
         ({"classes": 4}, {"class_labels": "2-9"}, "'2-9' is not within the teacher's classes, 0 to 3"),
         ({"classes": 4}, {"class_labels": "cats"}, "--class_labels cats: 'cats' is no class; give all"),
         ({"classes": 4}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher was not trained without labels"),
+        ({}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher is unconditional, set it to 1"),
+        ({}, {"proportion_empty_prompts": 0.3}, "--proportion_empty_prompts 0.3: this teacher is unconditional"),
+        ({}, {"caption_column": "label"}, "--caption_column: a ConsistencyModelPipeline is not"),
         ({}, {"resolution": ["64"]}, "--resolution 64: this teacher has images of 8x8"),
         ({}, {"prompt_dataset": "embedded"}, "--prompt_dataset: a ConsistencyModelPipeline is not"),
         ({}, {"validation_scheduler": "DDIMScheduler"}, "--validation_scheduler DDIMScheduler: an EDM"),
@@ -203,8 +207,44 @@ def test_a_plan(tmp_path, run, teacher, expected, capsys):
     assert expected in printed and "student    lora, noise level 80" in printed and "together: " in printed
 
 
-def test_a_classes_file_that_does_not_fit(tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"classes": 9, "empty_class": null}',
+        '{"classes": 4.0}',
+        "[]",
+        '{"classes": 3, "empty_class": true}',
+        '{"classes": 3, "empty_class": 2}',
+        '{"classes": 4, "names": ["a", "b", "c", "d\\n\\n## Licence"]}',
+        '{"classes": 4, "names": ["a", "b", "c"]}',
+    ],
+)
+def test_a_classes_file_that_does_not_fit(tmp_path, text):
     folder = save_teacher(tmp_path, classes=4)
-    (tmp_path / "classes.json").write_text('{"classes": 9, "empty_class": null}')
+    (tmp_path / "classes.json").write_text(text)
     with pytest.raises(UsageError, match="has a classes.json that does not fit its network"):
+        open_teacher(folder)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"in_channels": 4, "out_channels": 4}, "has images of 4 channels: only 1 or 3"),
+        ({"sample_size": 9}, "has a UNet of sample_size 9, which cannot be halved 1 times"),
+        ({"time_embedding_type": "fourier"}, "has a UNet with time_embedding_type fourier"),
+    ],
+)
+def test_a_network_that_cannot_be_distilled(tmp_path, changes, expected):
+    folder = save_teacher(tmp_path)
+    file = tmp_path / "unet" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(UsageError, match=expected):
+        open_teacher(folder)
+
+
+def test_a_teacher_that_predicts_v(tmp_path):
+    folder = save_teacher(tmp_path)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "prediction_type": "v_prediction"}))
+    with pytest.raises(UsageError, match="has prediction_type v_prediction in scheduler/: EDM's own is needed"):
         open_teacher(folder)
