@@ -11,7 +11,7 @@ from diffusers import (
     AutoPipelineForImage2Image,
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
-    DDPMPipeline,
+    DanceDiffusionPipeline,
     DDPMScheduler,
     DiffusionPipeline,
     UNet2DConditionModel,
@@ -166,8 +166,8 @@ def test_from_pipe_keeps_precision_and_components(sd):
 def test_from_pipe_of_another_kind():
     unet = UNet2DModel(sample_size=8, block_out_channels=(4,), norm_num_groups=2, layers_per_block=1,
                        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
-    with pytest.raises(UsageError, match="a DDPMPipeline has no text_encoder"):
-        DisBackPipeline.from_pipe(DDPMPipeline(unet, DDPMScheduler()))
+    with pytest.raises(UsageError, match="a DanceDiffusionPipeline has no text_encoder"):
+        DisBackPipeline.from_pipe(DanceDiffusionPipeline(unet, DDPMScheduler()))
 
 
 @pytest.mark.slow

@@ -25,8 +25,8 @@ MEASURED = "--reference real --feature_extractor embedded --batch_size 4".split(
 
 @pytest.fixture
 def folder(files):
-    """./teacher of four classes, a full ./student of two of them, ./plain, unconditional, ./real of eight images."""
-    teacher = save_teacher(files / "teacher", classes=4)
+    """./pixels, a teacher of four classes, a full ./student of two of them, ./plain, unconditional, ./real of eight images."""
+    teacher = save_teacher(files / "pixels", classes=4)
     save_network(files / "student", open_teacher(teacher).load_network())
     write_config(files / "student", {"base_model": teacher, "pipeline": "ConsistencyModelPipeline", "student": "full",
                                      "sigmas": [80.0], "class_labels": "1,3"})  # fmt: skip
@@ -55,10 +55,10 @@ def test_a_student_of_classes_and_the_lowest_of_three(folder, monkeypatch):
 def test_labels_in_a_file_and_a_teacher_by_heuns_method(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "labels.txt").write_text("0\n2\n2\n" * 4)
-    words = ["teacher", "--prompts", "labels.txt", "--num_inference_steps", "3", "--repeats", "2"]
+    words = ["pixels", "--prompts", "labels.txt", "--num_inference_steps", "3", "--repeats", "2"]
     found, printed = finish(*words)
     assert found["images"] == 12 and "top-10 retrieval" not in found  # labels are no prompts
-    family = open_teacher("teacher")
+    family = open_teacher("pixels")
     z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     given = Denoiser(family, family.load_network(), family.schedule), z, Conditions({"labels": torch.tensor([2])})
     image = np.asarray(Image.open("evaluation/images/000001.png"), dtype=float) / 255
@@ -89,7 +89,7 @@ def test_images_of_another_configuration_are_not_mixed(folder, monkeypatch):
 def test_a_student_without_a_configuration(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "student" / CONFIG_NAME).unlink()
-    assert finish("student", "--base_model", "teacher", "--num_images", "6")[0]["images"] == 6
+    assert finish("student", "--base_model", "pixels", "--num_images", "6")[0]["images"] == 6
 
 
 def test_an_unconditional_pipeline(folder, monkeypatch):
@@ -108,7 +108,7 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
         ("student --num_images 4 --protocol edm-50k --reference large", "--protocol edm-50k resizes nothing, but"),
         ("student --num_images 4 --num_inference_steps 2", "this student was trained for 1"),
         ("student --num_images 4 --sampler heun", "--sampler is for a teacher: a student has one step"),
-        ("teacher --num_images 4", "--num_inference_steps is required, at least 2: the steps of Heun's method"),
+        ("pixels --num_images 4", "--num_inference_steps is required, at least 2: the steps of Heun's method"),
         ("cm --num_images 4", "--sampler is required: heun for an EDM teacher, pipeline for a consistency model"),
         ("plain --num_images 4 --sampler heun", "--sampler heun is for EDM teachers: plain is a DDPMPipeline"),
         ("ddpm --num_images 4", "ddpm is of classes, and diffusers' DDPMPipeline takes none"),
