@@ -25,7 +25,7 @@ MEASURED = "--reference real --feature_extractor embedded --batch_size 4".split(
 
 @pytest.fixture
 def folder(files):
-    """./pixels, a teacher of four classes; a full ./student of two of them; ./plain, unconditional; ./real, eight images."""
+    """./pixels, a teacher of four classes; ./student, of two of them; ./plain, unconditional; ./real, eight images."""
     teacher = save_teacher(files / "pixels", classes=4)
     save_network(files / "student", open_teacher(teacher).load_network())
     write_config(files / "student", {"base_model": teacher, "pipeline": "ConsistencyModelPipeline", "student": "full",
