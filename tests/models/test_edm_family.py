@@ -140,12 +140,14 @@ def run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "teacher, settings",
     [
-        ({"kind": "edm"}, {"student": "full", "noise_levels": "log-normal", "ema_half_life": 40}),
+        (
+            {"kind": "edm"},
+            {"student": "full", "noise_levels": "log-normal", "ema_half_life": 40, "conditioning_sigma": 20.0},
+        ),
         (
             {"kind": "ours", "classes": 4, "empty": 4},
             {"guidance_scale": 2.0, "class_labels": "0-2", "log_mismatch_every": 4, "mixed_precision": "bf16"},
         ),
-        ({"kind": "cm", "classes": 4}, {"conditioning_sigma": 20.0}),
         ({"kind": "ddpm"}, {"student": "full"}),
     ],
 )  # fmt: skip

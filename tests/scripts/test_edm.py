@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from edm_reference import Song, save_pickle
-from script_runs import SCRIPTS, TWO_PROCESSES, Trap, differences, launch, log, result, start, start_pair
+from script_runs import SCRIPTS, Trap, differences, log, result, start, start_pair
 from tiny_edm import save_teacher
 
 from disback_diffusers import DisBackPipeline
@@ -64,7 +64,8 @@ def test_two_processes_and_what_a_killed_pair_goes_on_with(files):
     save_teacher(files / "classes", "cm", classes=4)
     words = [*QUICK[2:], "out", "--pretrained_teacher_model", "classes", "--student", "full", "--class_labels", "1-3",
              "--ema_half_life", "20", "--checkpointing_steps", "2", "--seed", "3"]  # fmt: skip
-    launch([*words, "--output_dir", "whole"], *TWO_PROCESSES, script=TRAIN)
+    for run in start_pair([*words, "--output_dir", "whole"], script=TRAIN):
+        assert run.wait() == 0, run.output
     main, other = start_pair(words, Trap("open", "log.jsonl a", 4 + 4), script=TRAIN)
     assert main.wait() == -signal.SIGKILL, main.output
     other.process.kill()
