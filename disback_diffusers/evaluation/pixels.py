@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from diffusers import ConsistencyModelPipeline, DDIMPipeline, DDPMPipeline, DiffusionPipeline
+from diffusers import ConsistencyModelPipeline, DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..artifact.card import PIXEL_PIPELINES
 from ..artifact.load import UNET_CONFIGS, Artifact, fetch, read_json
 from ..errors import UsageError
 from ..models.conditions import Conditions
@@ -22,7 +23,6 @@ from .generation import Draw, text_caller
 
 
 SCHEDULER = "scheduler/scheduler_config.json"
-PIXEL_PIPELINES = (ConsistencyModelPipeline, DDPMPipeline, DDIMPipeline)
 
 
 def is_pixel_model(artifact: Artifact, base_model: str | None = None) -> bool:
@@ -39,7 +39,7 @@ def is_pixel_model(artifact: Artifact, base_model: str | None = None) -> bool:
             folder = fetch(base, [INDEX_NAME], revision)
     if name is None and (folder / INDEX_NAME).is_file():
         name = read_json(folder / INDEX_NAME).get("_class_name")
-    return name in [cls.__name__ for cls in PIXEL_PIPELINES]
+    return name in PIXEL_PIPELINES
 
 
 def known_labels(artifact: Artifact, base_model: str | None = None) -> list[int]:
@@ -120,7 +120,7 @@ def caller(pipeline: DiffusionPipeline, **call) -> Draw:
     Args:
         pipeline (`DiffusionPipeline`). call: further arguments of each call.
     """
-    if not isinstance(pipeline, PIXEL_PIPELINES):
+    if not any(cls.__name__ in PIXEL_PIPELINES for cls in type(pipeline).__mro__):  # ours derive from them
         return text_caller(pipeline, **call)
 
     def draw(labels: list[str], generators: list[torch.Generator]) -> np.ndarray:
