@@ -1,7 +1,6 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The model card of a student."""
 
-import html
 import json
 import os
 import re
@@ -139,7 +138,7 @@ def _caption(prompt, config):
 def _class_names(config):
     """(label, name) of each class that the student was trained for; none without names."""
     names, labels = config.get("class_names") or [], config.get("class_labels")
-    return [(label, html.escape(names[label])) for label in parse_labels(labels, len(names))] if names else []
+    return [(label, names[label]) for label in parse_labels(labels, len(names))] if names else []
 
 
 def _of_pixels(folder, config, pipeline):
@@ -152,7 +151,7 @@ def _of_pixels(folder, config, pipeline):
         "pixels": pipeline in PIXEL_PIPELINES,
         "sigma": "sigmas" in config,
         "labels": labels,
-        "class_names": _class_names(config),
+        "class_names": [(label, name.replace("<", "&lt;")) for label, name in _class_names(config)],
         "pixel_call": f"batch_size=4, class_labels=[{', '.join([first] * 4)}]" if labels else "batch_size=4",
         "own_network": is_ours or config.get("network") == ours,
     }

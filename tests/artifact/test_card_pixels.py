@@ -69,4 +69,4 @@ def test_captions_of_the_samples(tmp_path):
 
     assert captions(["", ""]) == ["-", "-"]
     assert captions(["3"], class_labels="0-9") == ["class 3"]
-    assert captions(["1"], class_labels="0-1", class_names=["cat", "dog"]) == ["class 1: dog"]
+    assert captions(["1"], class_labels="0-1", class_names=["cat", "food & drink"]) == ["class 1: food & drink"]
