@@ -3,11 +3,11 @@
 """Train a tiny pixel-space EDM teacher, for train_disback_edm.py to distill without a GPU or the Hub.
 
     python examples/train_tiny_edm_teacher.py --output_dir tiny-edm
-    python examples/train_tiny_edm_teacher.py --output_dir tiny-edm-groups --conditional
+    python examples/train_tiny_edm_teacher.py --output_dir tiny-edm-groups --conditional --unconditional_dir tiny-edm
 
 It learns the 1,644 emoji at 32x32, with `--conditional` by their nine Unicode groups and an empty class.
 `--train_data` takes other square images: a parquet file with the columns image and label. It takes about 50 minutes.
-`--init_from` continues from the weights of an earlier run.
+`--init_from` continues from the weights of an earlier run, with or without labels.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from disback_diffusers.models.edm_renaming import SIGMA_RANGE, Converted
 
 
 P_MEAN, P_STD = -0.8, 1.4  # of ln(sigma): noisier than EDM's own, as much of an emoji is decided by its outline
-NO_LABEL_SHARE = 0.1
+NO_LABEL_SHARE = 0.25
 EMA_DECAY = 0.999
+CLASS_EMBEDDING, TIME_BIAS = "class_embedding.weight", "time_embedding.linear_2.bias"
 
 
 def parse_args():
@@ -37,6 +38,9 @@ def parse_args():
     parser.add_argument("--train_data", type=os.path.expanduser, default=str(EMOJI), help="Columns image, label.")
     parser.add_argument("--output_dir", type=user_path, default=Path("tiny-edm"))
     parser.add_argument("--conditional", action="store_true", help="Train on the labels too.")
+    parser.add_argument(
+        "--unconditional_dir", type=user_path, help="With --conditional: also save a teacher of the empty class alone."
+    )
     parser.add_argument("--init_from", type=user_path, help="The folder of an earlier run.")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -51,7 +55,10 @@ def parse_args():
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.unconditional_dir and not args.conditional:
+        parser.error("--unconditional_dir needs --conditional: without it, the teacher is unconditional already.")
+    return args
 
 
 def build_unet(size, classes):
@@ -92,6 +99,21 @@ def train(unet, schedule, images, labels, empty_class, args):
     fit("edm unet", unet.parameters(), loss_fn, args.steps, args, args.learning_rate, ema=ema)
 
 
+def initialize(unet, folder):
+    """Load an earlier run's weights. Where it knew no labels, they start without effect."""
+    state = UNet2DModel.from_pretrained(folder, subfolder="unet").state_dict()
+    if unet.class_embedding is not None and CLASS_EMBEDDING not in state:
+        state[CLASS_EMBEDDING] = torch.zeros_like(unet.class_embedding.weight)
+    unet.load_state_dict(state)
+
+
+def without_labels(teacher):
+    """The same network under its empty class, whose embedding becomes a part of the time embedding's bias."""
+    state = dict(teacher.state)
+    state[TIME_BIAS] = state[TIME_BIAS] + state.pop(CLASS_EMBEDDING)[teacher.empty_class]
+    return Converted(UNet2DModel, {**teacher.config, "num_class_embeds": None}, state, teacher.scheduler)
+
+
 def main(args):
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
@@ -101,13 +123,15 @@ def main(args):
     classes = len(names) if args.conditional else 0
     unet = build_unet(images.shape[-1], classes)
     if args.init_from:
-        unet.load_state_dict(UNet2DModel.from_pretrained(args.init_from, subfolder="unet").state_dict())
+        initialize(unet, args.init_from)
     scheduler = EDMEulerScheduler(**SIGMA_RANGE, sigma_data=0.5, num_train_timesteps=18)
     empty_class = classes if classes else None
     train(unet, NoiseSchedule.from_scheduler(scheduler), images, labels, empty_class, args)
     state = {name: value.half().cpu().contiguous() for name, value in unet.state_dict().items()}
     teacher = Converted(UNet2DModel, dict(unet.config), state, scheduler, classes, empty_class, names)
     save(teacher, args.output_dir)
+    if args.unconditional_dir:
+        save(without_labels(teacher), args.unconditional_dir)
 
 
 if __name__ == "__main__":
