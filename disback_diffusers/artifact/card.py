@@ -164,9 +164,7 @@ def _start(config):
 def _why_not_walked(method):
     if method.get("node_switching") == "fixed":
         return "the path has one node only"
-    if not method.get("student_unet"):
-        return "it started with the teacher's weights (`node_switching: adaptive`)"
-    return "its UNet had learned already or its samples varied enough (`node_switching: adaptive`)"
+    return "its network had learned already, or its samples varied enough (`node_switching: adaptive`)"
 
 
 def _settings(method, student):

@@ -154,13 +154,13 @@ class DistillationArguments:
                 f"--degradation_nodes {path.degradation_nodes} is more than --degradation_steps "
                 f"{path.degradation_steps}: at most one node a step."
             )
-        if path.may_walk(self.student.student_unet) and not path.degradation_path:
+        if not (path.no_backtracking or path.degradation_path):
             self.steps_per_stay(path.degradation_nodes - 1)  # checks
 
     @property
     def needs_path(self) -> bool:
         """Whether stage 1 records anything: targets for the student, or the start of the fake score."""
-        return self.path.may_walk(self.student.student_unet) or self.objective.fake_score_init in ("node", "fit")
+        return not self.path.no_backtracking or self.objective.fake_score_init == "fit"
 
     def steps_per_stay(self, stays: int) -> int | list[int]:
         """Updates of stage 2 at each node that is a target: one number for all, or one for each in their order.

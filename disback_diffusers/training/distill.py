@@ -195,7 +195,7 @@ class Distillation:
         if student.fingerprint_key:
             settings[student.fingerprint_key] = student.fingerprint(self.networks.student)
         untrained = None
-        if settings["student_unet"]:
+        if settings["student_unet"] or self.args.path.node_switching == "adaptive":
             untrained = PathProbe(self.networks, self.batches, self.parallel).untrained()
         return DegradationPath(where, self.networks.roles.fingerprint, settings, untrained=untrained)
 

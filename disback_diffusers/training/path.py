@@ -16,8 +16,8 @@ from ..models.roles import Roles
 MANIFEST = "manifest.json"
 FORMAT = 1
 RESTORE = "Restore it, or record the path anew."
-UNTRAINED = ("error", "variation", "teacher_variation")
-LEARNED = 0.9  # share of the error of a network that predicts 0; random weights are above 1 (docs/results.md)
+UNTRAINED = ("error", "teacher_error", "variation", "teacher_variation")
+LEARNED = 0.9  # of the way from the teacher's error to that of a network that predicts 0 (docs/results.md)
 
 
 @dataclass
@@ -40,10 +40,12 @@ class Node:
 class DegradationPath:
     """Nodes 0 (the teacher) to N (nearest to the untrained student).
 
-    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. Where the student starts as a
-    UNet of its own (`--student_unet`), `untrained` says how: its squared "error" in denoising the teacher's samples at
-    the conditioning timestep, as a share of that of a UNet that predicts 0; and how much samples of one prompt vary
-    (`switching.variation`), its own ("variation") and the teacher's ("teacher_variation").
+    `len(path)` counts node 0. `path.nodes[i]` has `step`, `file`, `loss` and `sha256`. `untrained` is measured before
+    stage 1, for `--node_switching adaptive` and for a `--student_unet`:
+
+    - "error", "teacher_error": squared error of the student's network, and of the teacher's, in denoising samples of
+      the teacher at the conditioning timestep or sigma, as a share of that of a network that predicts 0.
+    - "variation", "teacher_variation": how much samples of one prompt vary (`switching.variation`).
     """
 
     folder: Path
@@ -131,29 +133,26 @@ class DegradationPath:
     def should_walk(self) -> tuple[bool, str]:
         """Whether `--node_switching adaptive` walks this path, and why.
 
-        It does where the student starts as a UNet of its own that has learned nothing yet and whose samples of one
-        prompt vary less than the teacher's: from such a narrow cloud the teacher's score leads to the nearest modes
-        alone (docs/results.md).
+        It does where the student's network has learned nothing yet, and its samples of one prompt vary less than the
+        teacher's: from such a narrow cloud the teacher's score leads to the nearest modes alone (docs/results.md).
 
         Raises:
-            UsageError: the path was recorded without `untrained`.
+            UsageError: the path was recorded without `untrained`, for a `--student_unet`.
         """
-        if not self.settings.get("student_unet"):
-            return False, "the student starts with the teacher's weights"
+        if self.untrained is None and not self.settings.get("student_unet"):
+            return False, "the student started with the teacher's weights"
         try:
-            error, student, teacher = (float(self.untrained[key]) for key in UNTRAINED)
+            error, teacher_error, student, teacher = values = [float(self.untrained[key]) for key in UNTRAINED]
         except (TypeError, KeyError, ValueError):
-            error = student = teacher = math.nan
-        if not math.isfinite(error + student + teacher):
+            values = [math.nan]
+        if not all(map(math.isfinite, values)):
             raise UsageError(
                 f'{self.folder / MANIFEST} does not say under "untrained" how the student started, on which '
                 "--node_switching adaptive depends: use fixed, or record the path anew."
             )
-        if error < LEARNED:
-            return (
-                False,
-                f"the student's UNet has learned: its error is {error:.0%} of that of a network that predicts 0",
-            )
+        if error <= teacher_error + LEARNED * max(0, 1 - teacher_error):
+            errors = f"{error:.0%} of that of a network that predicts 0, the teacher's is {teacher_error:.0%}"
+            return False, f"the student's network has learned: its error is {errors}"
         compared = f"by {student:.3g}, the teacher's by {teacher:.3g} (standard deviation over the noise)"
         return student < teacher, f"the untrained student's samples of one prompt vary {compared}"
 

@@ -66,11 +66,11 @@ class PathProbe:
         student, teacher = self._samples(batch, conditions).values()
         t = torch.full_like(batch.t, self.student.sampler.timestep)
         x_t = self.schedule.add_noise(teacher, batch.noise, t)
-        x0 = self.student.denoiser.x0(x_t, t, conditions)
-        nothing = self.schedule.to_x0(torch.zeros_like(x_t), x_t, t)
-        error = (x0 - teacher).square().mean() / (nothing - teacher).square().mean()
+        predicted = [denoiser.x0(x_t, t, conditions) for denoiser in (self.student.denoiser, self.networks.teacher)]
+        nothing = (self.schedule.to_x0(torch.zeros_like(x_t), x_t, t) - teacher).square().mean()
+        errors = [((x0 - teacher).square().mean() / nothing).item() for x0 in predicted]
         spreads = [variation(samples.unflatten(0, (-1, SAMPLES_OF_A_PROMPT))) for samples in (student, teacher)]
-        values = torch.tensor([error.item(), *spreads], device=batch.t.device)
+        values = torch.tensor([*errors, *spreads], device=batch.t.device)
         return dict(zip(UNTRAINED, self.parallel.mean(values).tolist(), strict=True))
 
     def _fix_samples(self):

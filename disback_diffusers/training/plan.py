@@ -120,7 +120,8 @@ class Plan:
             )
         steps, stays = args.optimization.max_train_steps, count_stays(nodes + 1) if self._may_walk() else 0
         walk = NodeWalk.back_from(stays + 2, args.steps_per_stay(stays))
-        walked = f", {described(walk.updates)} of them at nodes of the path" if stays else ""
+        most = "up to " if args.path.node_switching == "adaptive" and not path else ""
+        walked = f", {most}{described(walk.updates)} of them at nodes of the path" if stays else ""
         rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))
         return rows
 
@@ -139,7 +140,7 @@ class Plan:
     def _may_walk(self):
         """Whether stage 2 may have other targets than the teacher."""
         settings, path = self.args.path, self.sources.path
-        return settings.walks(path) if path else settings.may_walk(self.args.student.student_unet)
+        return settings.walks(path) if path else not settings.no_backtracking
 
     def weights(self) -> dict[str, int]:
         """Bytes of weights and of what training keeps for each of them, by part."""

@@ -150,14 +150,10 @@ class PathArguments:
     )
     node_switching: Literal["fixed", "adaptive"] = flag(
         "fixed",
-        "fixed walks the path always, adaptive only from a --student_unet that has learned nothing yet and whose "
-        "samples of one prompt vary less than the teacher's.",
+        "fixed walks the path always, adaptive only where the student's network has learned nothing yet and its "
+        "samples of one prompt vary less than the teacher's, as measured before stage 1.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
-
-    def may_walk(self, student_unet: str | None) -> bool:
-        """Whether the nodes of a path that is not recorded yet may become targets."""
-        return not self.no_backtracking and (self.node_switching == "fixed" or bool(student_unet))
 
     def walks(self, path: "DegradationPath") -> bool:
         """Whether the nodes of a path are targets. Raises as `DegradationPath.should_walk`."""

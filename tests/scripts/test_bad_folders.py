@@ -100,10 +100,11 @@ def test_only_a_path_that_is_walked_takes_updates(fails, finished, small_unet):
         settings = {**record["settings"], "student_unet": "fingerprint"}
         manifest.write_text(json.dumps({**record, "settings": settings, "untrained": value}))
 
-    set_untrained({"error": 1.0, "variation": 2.1, "teacher_variation": 2.0})
+    measured = {"error": 1.0, "teacher_error": 0.1, "variation": 2.1, "teacher_variation": 2.0}
+    set_untrained(measured)
     run = start(quick_words(*flags.split(), "--steps_per_node", "8", "--dry_run"))
     assert run.wait() == 0, run.output
-    set_untrained({"error": 1.0, "variation": 1.9, "teacher_variation": 2.0})
+    set_untrained({**measured, "variation": 1.9})
     fails(f"{flags} --steps_per_node 8", "--steps_per_node 8")
     set_untrained(None)
     fails(flags, "manifest.json", "untrained", "--node_switching adaptive", "fixed")

@@ -71,8 +71,7 @@ def test_targets_are_the_nodes_from_last_but_one_to_the_teacher(walk):
 @pytest.mark.parametrize("student, expected", [(2.1, [0] * 8), (1.9, [2, 2, 1, 1, 0, 0, 0, 0])])
 def test_adaptive_walks_to_a_student_whose_samples_vary_less(walk, student, expected, caplog):
     context, path, _ = walk(node_switching="adaptive")
-    path.settings["student_unet"] = "fingerprint"
-    path.untrained = {"error": 1.0, "variation": student, "teacher_variation": 2.0}
+    path.untrained = {"error": 1.0, "teacher_error": 0.1, "variation": student, "teacher_variation": 2.0}
     with caplog.at_level("INFO"):
         stage, nodes = backtracking(context, path), []
     walked = "The path is not walked" if expected[0] == 0 else "The path is walked"

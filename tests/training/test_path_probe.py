@@ -93,3 +93,8 @@ def test_the_error_of_the_untrained_student_is_a_share_of_that_of_a_prediction_o
 
     values = untrained(denoise=predicts_a_share_of_the_noise)
     assert values["error"] == pytest.approx((1 - share) ** 2, rel=1e-3)
+
+
+def test_the_errors_of_a_student_with_the_teachers_weights_are_the_same(make_context):
+    values = PathProbe(*make_context().parts).untrained()
+    assert values["error"] == values["teacher_error"] and values["variation"] != values["teacher_variation"]

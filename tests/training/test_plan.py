@@ -141,7 +141,7 @@ def test_activations_grow_and_shrink_as_they_should(make_plan, sd_folder, sdxl_f
 
 
 @pytest.mark.slow
-def test_the_work_of_a_run(make_plan, small_unet):
+def test_the_work_of_a_run(make_plan):
     def work(**settings):
         rows = dict(make_plan(**settings).rows())
         return rows.get("stage 1", "").split(", ")[:2], rows["stage 2"]
@@ -150,10 +150,8 @@ def test_the_work_of_a_run(make_plan, small_unet):
     assert work() == (["8 updates", "3 nodes"], f"{updates}, 2 x 2 of them at nodes of the path")
     assert work(no_backtracking=True) == ([""], updates)
     assert work(no_backtracking=True, fake_score_init="fit") == (["8 updates", "1 node"], updates)
-    assert work(node_switching="adaptive") == (["8 updates", "1 node"], updates)  # a path that is not walked
-    assert work(node_switching="adaptive", fake_score_init="teacher") == ([""], updates)
-    other = {"student": "full", "student_unet": str(small_unet)}
-    assert work(node_switching="adaptive", **other)[0] == ["8 updates", "3 nodes"]
+    may_walk = f"{updates}, up to 2 x 2 of them at nodes of the path"  # what decides is measured later
+    assert work(node_switching="adaptive") == (["8 updates", "3 nodes"], may_walk)
     assert "of 7 forwards" in work(guidance_scale=2.0, fake_guidance_scale=1.5)[1]
     assert "of 9 forwards" in work(fake_score_updates_per_step=3)[1]
 

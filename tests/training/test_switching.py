@@ -10,10 +10,7 @@ from disback_diffusers.training.path import UNTRAINED, DegradationPath
 from disback_diffusers.training.switching import NodeWalk, count_stays, described, variation
 
 
-STARTS_AS_THE_TEACHER = "the student starts with the teacher's weights"
-
-
-def make_path(student_unet, *untrained):
+def make_path(*untrained, student_unet=None):
     untrained = dict(zip(UNTRAINED, untrained)) or None
     return DegradationPath(Path("p"), "base", {"student_unet": student_unet}, untrained=untrained)
 
@@ -38,21 +35,34 @@ def test_a_walk_goes_on_from_its_state():
         assert (whole.node, whole.node_step) == (second.node, second.node_step)
 
 
-def test_adaptive_walks_from_a_student_of_its_own_that_knows_nothing_and_varies_less_than_the_teacher():
-    assert make_path("fingerprint", 1.0, 0.9, 1.0).should_walk()[0]
-    walks, why = make_path("fingerprint", 1.0, 1.125, 1.0).should_walk()
+def test_adaptive_walks_from_a_student_that_knows_nothing_and_varies_less_than_the_teacher():
+    assert make_path(1.0, 0.1, 0.9, 1.0).should_walk()[0]
+    walks, why = make_path(1.0, 0.1, 1.125, 1.0).should_walk()
     assert not walks and "by 1.12, the teacher's by 1 " in why
-    walks, why = make_path("fingerprint", 0.8, 0.9, 1.0).should_walk()
-    assert not walks and "has learned: its error is 80% " in why
-    for student_unet in (None, False):
-        assert make_path(student_unet, 1.0, 0.9, 1.0).should_walk() == (False, STARTS_AS_THE_TEACHER)
 
 
-@pytest.mark.parametrize("values", [(), (1.0, 0.9), (1.0, float("nan"), 1.0), (None, 0.9, 1.0)])
+@pytest.mark.parametrize(
+    "error, teacher, walks",
+    [
+        (0.8, 0.1, False),
+        (0.92, 0.1, True),
+        (0.92, 0.9, False),  # where the noise leaves little to know, the teacher knows little too
+        (0.92, 0.92, False),  # the teacher's weights
+        (1.1, 1.1, False),
+        (1.2, 1.1, True),
+    ],
+)
+def test_what_a_network_has_learned_is_compared_with_the_teacher(error, teacher, walks):
+    assert make_path(error, teacher, 0.9, 1.0).should_walk()[0] == walks
+
+
+@pytest.mark.parametrize("values", [(1.0, 0.1, 0.9), (1.0, 0.1, float("nan"), 1.0), (None, 0.1, 0.9, 1.0)])
 def test_adaptive_cannot_do_without_what_decides(values):
     with pytest.raises(UsageError, match="untrained.*adaptive.*fixed"):
-        make_path("fingerprint", *values).should_walk()
-    assert make_path(None, *values).should_walk() == (False, STARTS_AS_THE_TEACHER)
+        make_path(*values).should_walk()
+    with pytest.raises(UsageError, match="untrained.*adaptive.*fixed"):
+        make_path(student_unet="fingerprint").should_walk()
+    assert make_path().should_walk() == (False, "the student started with the teacher's weights")  # an older path
 
 
 def test_variation_is_over_the_noise_of_one_prompt():
