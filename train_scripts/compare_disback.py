@@ -27,8 +27,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", metavar="A", type=os.path.expanduser, help="Folder of images.")
     parser.add_argument("b", metavar="B", type=os.path.expanduser, help="Folder of images with the same file names.")
-    parser.add_argument("--prompts", required=True, type=os.path.expanduser, metavar="FILE",
-                        help=".txt (one prompt per line), .jsonl, .csv or .parquet; in the order of the file names.")
+    parser.add_argument("--prompts", type=os.path.expanduser, metavar="FILE",
+                        help=".txt (one prompt per line), .jsonl, .csv or .parquet; in the order of the file names. "
+                        "Leave it out for models without prompts.")
     parser.add_argument("--caption_column", default="text", help="Column of the prompts, except in a .txt file.")
     parser.add_argument("--output_dir", default="comparison", type=os.path.expanduser, metavar="FOLDER",
                         help="Gets settings.json and one file of votes per rater (default: %(default)s).")
@@ -79,10 +80,10 @@ def serve(study: Study, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    if args.prompts != "embedded" and not Path(args.prompts).is_file():
+    if args.prompts not in (None, "embedded") and not Path(args.prompts).is_file():
         raise UsageError(f"--prompts {args.prompts}: no such file.")
-    prompts = load_prompts(args.prompts, args.caption_column, "--prompts")
-    study = Study(args.a, args.b, prompts, args.output_dir, args.num_pairs, args.seed, source=args.prompts)
+    prompts = args.prompts and load_prompts(args.prompts, args.caption_column, "--prompts")
+    study = Study(args.a, args.b, prompts, args.output_dir, args.num_pairs, args.seed, source=args.prompts or "")
     if args.report and not study.begun:
         raise UsageError(f"--output_dir {args.output_dir} holds no comparison yet: leave out --report first.")
     if not args.report:

@@ -33,8 +33,10 @@ BUTTONS = {"left": "← Left", "tie": "↓ No difference", "right": "Right →"}
 KEYS = {"ArrowLeft": "left", "ArrowDown": "tie", "ArrowRight": "right"}
 INTRODUCTION = (
     "You will see pairs of images with the text they were made from. Choose the better one: how it looks, and how "
-    "well it shows what the text says. You can use the arrow keys instead of the buttons."
+    "well it shows what the text says."
 )
+WITHOUT_TEXT = "You will see pairs of images. Choose the better one."
+KEYS_TOO = "You can use the arrow keys instead of the buttons."
 HEAD = f"""<script>
 const keys = {json.dumps(KEYS)};
 addEventListener("keydown", (event) => {{
@@ -74,9 +76,10 @@ def show(study: Study, rater: str) -> tuple[str, str]:
     position, question = found
     ticket = {"study": study.key, "rater": rater, "position": position, "shown": time.time()}
     left, right = map(image_tag, question.images)
+    prompt = f'<p class="prompt">{html.escape(question.pair.prompt)}</p>' if question.pair.prompt else ""
     return json.dumps(ticket), (
-        f'<p class="progress">{TITLE} &nbsp; {position + 1} of {total}</p>'
-        f'<p class="prompt">{html.escape(question.pair.prompt)}</p><div class="pair">{left}{right}</div>'
+        f'<p class="progress">{TITLE} &nbsp; {position + 1} of {total}</p>{prompt}'
+        f'<div class="pair">{left}{right}</div>'
     )
 
 
@@ -121,7 +124,8 @@ def build_page(study: Study, rater: str | None = None) -> gr.Blocks:
     """The page as a Gradio app. With a rater it starts at once, else it asks for a name."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Column(visible=not rater, elem_id="name") as form:
-            gr.HTML(f"<p>{INTRODUCTION}</p>")
+            introduction = INTRODUCTION if any(pair.prompt for pair in study.pairs) else WITHOUT_TEXT
+            gr.HTML(f"<p>{introduction} {KEYS_TOO}</p>")
             name = gr.Textbox(label="Your name", max_lines=1, autofocus=True)
             begin = gr.Button("Start", variant="primary")
         view = gr.HTML()

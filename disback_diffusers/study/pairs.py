@@ -20,7 +20,7 @@ class Pair:
     """Two images of one prompt, one from each folder."""
 
     name: str  # of both files
-    prompt: str
+    prompt: str  # empty for models without prompts
     a: Path
     b: Path
 
@@ -38,12 +38,12 @@ class Question:
         return (self.pair.a, self.pair.b) if self.a_left else (self.pair.b, self.pair.a)
 
 
-def find_pairs(a: str | os.PathLike, b: str | os.PathLike, prompts: Sequence[str]) -> list[Pair]:
+def find_pairs(a: str | os.PathLike, b: str | os.PathLike, prompts: Sequence[str] | None) -> list[Pair]:
     """Pairs of images with the same file name, sorted by name.
 
     Args:
         a, b (`str` or `os.PathLike`): folders of images, or with `images/` in them.
-        prompts (`list[str]`): one per pair, in the order of the file names.
+        prompts (`list[str]` or `None`): one per pair, in the order of the file names; None without prompts.
 
     Raises:
         UsageError: a folder is missing or has no images, the file names differ, or there is not one prompt per pair.
@@ -55,6 +55,8 @@ def find_pairs(a: str | os.PathLike, b: str | os.PathLike, prompts: Sequence[str
             raise UsageError(
                 f"{folder} lacks {number} of {other}, first {missing[0]}: make what is missing, or remove the others."
             )
+    if prompts is None:
+        prompts = [""] * len(files_a)
     if len(prompts) != len(files_a):
         raise UsageError(
             f"--prompts holds {len(prompts)} prompts, but there are {len(files_a)} pairs of images: give one prompt "

@@ -29,7 +29,7 @@ class Study:
 
     Args:
         a, b (`str` or `os.PathLike`): folders of images.
-        prompts (`list[str]`): one per pair, in the order of the file names.
+        prompts (`list[str]` or `None`): one per pair, in the order of the file names.
         folder (`str` or `os.PathLike`): `--output_dir`.
         num_pairs (`int`, *optional*): size of a random choice of pairs; by default as in the folder, or all.
         seed (`int`, *optional*): of the choice, the orders and the sides; by default as in the folder, or 0.
@@ -43,7 +43,7 @@ class Study:
         self,
         a: str | os.PathLike,
         b: str | os.PathLike,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | None,
         folder: str | os.PathLike,
         num_pairs: int | None = None,
         seed: int | None = None,

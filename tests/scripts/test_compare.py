@@ -79,7 +79,7 @@ def fails(folder, monkeypatch, capfd):
         ("A damaged --prompts p.txt", ["damaged/000003.png is no readable image"]),
         ("A B --prompts p.txt --output_dir p.txt", ["--output_dir p.txt", "choose another"]),
         ("A B --prompts p.txt --output_dir other", ["--output_dir other holds another comparison"]),
-        ("A B --prompts p.txt", ["gradio is missing", 'pip install "disback-diffusers[eval]"']),
+        ("A B", ["gradio is missing", 'pip install "disback-diffusers[eval]"']),
     ],
 )
 def test_bad_input(folder, fails, flags, expected):

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.study.page import cast, image_tag, show
+from disback_diffusers.study.page import build_page, cast, image_tag, show
 from disback_diffusers.study.study import Study
 
 
@@ -36,6 +36,16 @@ def test_the_page_shows_prompt_progress_and_both_images_on_their_sides(study):
     assert "1 of 6" in shown and f"&lt;b&gt;{number}&lt;/b&gt; &amp; ${{x}}" in shown
     sides = "AB" if question.a_left else "BA"
     assert [image.getpixel((0, 0)) for image in images(shown)] == [colour(side, number) for side in sides]
+
+
+def test_without_prompts_there_are_images_alone(tmp_path):
+    make_folders(tmp_path)
+    study = Study(tmp_path / "A", tmp_path / "B", None, tmp_path / "out")
+    study.open()
+    shown = show(study, "ann")[1]
+    assert len(images(shown)) == 2 and 'class="prompt"' not in shown
+    page = json.dumps(build_page(study).get_config_file()["components"], default=str)
+    assert "Choose the better one." in page and "the text" not in page
 
 
 def test_nothing_on_the_page_names_a_file_or_a_folder(study, tmp_path):
