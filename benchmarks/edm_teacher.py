@@ -5,9 +5,9 @@
     python benchmarks/edm_teacher.py examples/tiny_edm/unconditional --nfe 9 11 17 35 79 --student my-student \\
         --output edm_unconditional.json
 
-The features are those of the embedded judge. The real images are those that the teacher was trained on, as they are;
-a teacher of classes generates as many images of each class as there are real ones. Also writes a picture: real images
-and the samples of each model, made from the same noise.
+The features are those of the embedded judge. The real images are those that the teacher was trained on, reduced to
+its size; a teacher of classes generates as many images of each class as there are real ones. Also writes a picture:
+real images and the samples of each model, made from the same noise.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from disback_diffusers.models.families import EDM, open_teacher
 
 
 EMOJI = Path(__file__).parents[1] / "examples" / "data" / "noto_emoji_32.parquet"
-SIZE = 32  # pixels of a side, for the judge
+JUDGED_AT = 32  # pixels of a side
 BATCH = 64
 SHOWN = 12
 
@@ -52,12 +52,13 @@ def parse_args():
 class Measure:
     """Real images, the noise and the labels that all models get, and what is measured of them."""
 
-    def __init__(self, args):
+    def __init__(self, args, size: int):
         data = load_dataset("parquet", data_files=str(args.real), split="train")
         spread = torch.linspace(0, len(data) - 1, args.images or len(data)).round().long().tolist()
-        self.real, self.labels = [image.convert("RGB") for image in data["image"]], torch.tensor(data["label"])[spread]
+        self.real = [image.convert("RGB").reduce(image.width // size) for image in data["image"]]
+        self.labels = torch.tensor(data["label"])[spread]
         self.extractor = load_extractor("embedded", "cpu")
-        self.reference = statistics(features_of(self.real, self.extractor, SIZE, label="real"))
+        self.reference = statistics(features_of(self.real, self.extractor, JUDGED_AT, label="real"))
         self.shown = {"real": torch.stack([self._pixels(i) for i in spread[:: len(spread) // SHOWN][:SHOWN]])}
         self.seed, self.rows = args.seed, []
 
@@ -72,7 +73,7 @@ class Measure:
             parts = zip(z.split(BATCH), self.labels.split(BATCH), strict=True)
             images = torch.cat([generate(*part) for part in parts])
         seconds = (time.perf_counter() - start) / len(images)
-        features = features_of([to_pil(image) for image in images], self.extractor, SIZE, label=name)
+        features = features_of([to_pil(image) for image in images], self.extractor, JUDGED_AT, label=name)
         row = {"model": name, "fd": round(frechet_distance(*statistics(features), *self.reference), 4)}
         self.rows.append({**row, "milliseconds an image": round(1000 * seconds, 1)})
         self.shown[name] = images[:: len(images) // SHOWN][:SHOWN]
@@ -98,8 +99,9 @@ def student_sampler(folder: Path, classes: int):
 
 def main() -> None:
     args = parse_args()
-    family, measure = open_teacher(str(args.teacher), among=[EDM]), Measure(args)
+    family = open_teacher(str(args.teacher), among=[EDM])
     shape = family.buckets([])[0].shape
+    measure = Measure(args, size=shape[-1])
     for nfe in args.nfe:
         measure(f"teacher, {nfe} NFE", teacher_sampler(family, (nfe + 1) // 2), shape)
     for folder in args.student:
