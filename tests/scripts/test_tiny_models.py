@@ -1,6 +1,8 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The scripts that train tiny models on the emoji to try distillation on: what they save can be used."""
 
+import shutil
+
 import pytest
 import torch
 from datasets import load_dataset
@@ -70,15 +72,33 @@ def test_the_tiny_edm_teacher_by_group_and_smaller_and_continued(train, tmp_path
 
     before = teacher.load_network().state_dict()
     folder.rename(tmp_path / "first")
-    again = open_teacher(str(train("train_tiny_edm_teacher.py", *words, "1", "--init_from", "first")))
+    more = ["1", "--init_from", "first", "--unconditional_dir", "unconditional"]
+    again = open_teacher(str(train("train_tiny_edm_teacher.py", *words, *more)))
     after = again.load_network().state_dict()
     assert all((after[name] - before[name]).abs().max() < 0.02 for name in before)
+    assert_is_the_empty_class(open_teacher("unconditional"), again)
+
+    shutil.rmtree("out")
+    anew = open_teacher(str(train("train_tiny_edm_teacher.py", *words, "1", "--init_from", "unconditional")))
+    assert anew.load_network().class_embedding.weight.abs().max() < 0.02  # labels start without effect
+
+
+def assert_is_the_empty_class(unconditional, teacher):
+    assert unconditional.classes == 0
+    x_t, t = torch.randn(2, *teacher.buckets([])[0].shape), torch.tensor([0.3, 0.5])
+    with torch.no_grad():
+        expected = teacher.load_network()(x_t, t, class_labels=torch.full((2,), teacher.empty_class)).sample
+        found = unconditional.load_network()(x_t, t).sample
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)  # both are saved in half precision
 
 
 def test_the_edm_teachers_in_the_examples():
     """The teachers that are in the repository are what the script writes."""
+    teachers = []
     for name, classes in (("unconditional", 0), ("groups", 9)):
         folder = EXAMPLES / "tiny_edm" / name
         teacher = open_teacher(str(folder))
         assert teacher.classes == classes and teacher.buckets([])[0].shape == (3, 32, 32)
         assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 3_000_000
+        teachers.append(teacher)
+    assert_is_the_empty_class(*teachers)
