@@ -38,8 +38,6 @@ from disback_diffusers.files import user_path
 
 EMOJI = Path(__file__).parents[1] / "examples" / "data" / "noto_emoji_32.parquet"
 JUDGED_AT = 32  # pixels of a side
-FAKE_RATE = 4  # times the student's: the fake score is a LoRA, which needs a larger rate
-RANK = 32
 PATH = "--degradation_steps 200 --node_switching fixed --degradation_learning_rate 1e-3"
 ARMS = {
     "geometric": f"{PATH} --degradation_nodes 7 --steps_per_node {{stay}}",
@@ -61,8 +59,9 @@ def parse_args():
     parser.add_argument("--updates", type=int, default=400)
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--stay", type=int, default=10, help="Updates at each target of the geometric path.")
+    parser.add_argument("--fake_rate", type=float, default=1e-3, help="Learning rate of the fake score.")
     parser.add_argument("--fake_updates", type=int, default=3, help="Of the fake score for one of the student.")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--images", type=int, default=500, help="For the distance.")
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="Further flags of the training script.")
     parser.add_argument("--output", type=user_path, required=True)
@@ -81,7 +80,7 @@ def words_of(args, arm: str, sigma: float, rate: float) -> list[str]:
     """The flags of a run."""
     words = ["--pretrained_teacher_model", str(args.teacher), "--student", "full", "--gradient_weighting", "dmd"]
     words += ["--train_batch_size", args.batch_size, "--max_train_steps", args.updates, "--ema_decay", 0.98]
-    words += ["--learning_rate", rate, "--fake_score_learning_rate", FAKE_RATE * rate, "--lora_rank", RANK]
+    words += ["--learning_rate", rate, "--fake_score_learning_rate", args.fake_rate]
     words += ["--fake_score_updates_per_step", args.fake_updates, "--conditioning_sigma", sigma]
     words += ["--validation_inference_steps", 2, "--fd_images", args.images]
     return [*words, *ARMS[arm].format(stay=args.stay, twice=2 * args.stay).split(), *args.more]
@@ -107,7 +106,7 @@ def report(record: dict, args) -> None:
 
 def main() -> None:
     args = parse_args()
-    names = ("size", "updates", "every", "stay", "fake_updates", "batch_size", "images", "more")
+    names = ("size", "updates", "every", "stay", "fake_rate", "fake_updates", "batch_size", "images", "more")
     settings = {name: getattr(args, name) for name in names}
     record = {
         "teacher": args.teacher.name,
