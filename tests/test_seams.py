@@ -91,15 +91,15 @@ def with_lora(network, folder):
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        ({"prompt_dataset": "embedded"}, "--prompt_dataset: a PointsPipeline is not conditioned on prompts"),
-        ({"validation_prompts": ["a cat"]}, "--validation_prompts: a PointsPipeline does not support it"),
-        ({"gradient_checkpointing": True}, "--gradient_checkpointing: a PointsPipeline does not support it"),
-        ({"student": "full", "student_unet": "u"}, "--student_unet: a PointsPipeline does not support it"),
-        ({"lcm_lora": "l"}, "--lcm_lora: a PointsPipeline does not support it"),
+        ({"prompt_dataset": "embedded"}, "--prompt_dataset: this teacher is not conditioned on prompts"),
+        ({"validation_prompts": ["a cat"]}, "--validation_prompts: this kind of teacher does not support it"),
+        ({"gradient_checkpointing": True}, "--gradient_checkpointing: this kind of teacher does not support it"),
+        ({"student": "full", "student_unet": "u"}, "--student_unet: this kind of teacher does not support it"),
+        ({"lcm_lora": "l"}, "--lcm_lora: this kind of teacher does not support it"),
         ({"resolution": ["64"]}, "--resolution 64: points have no size"),
         (
             {"pretrained_vae_model_name_or_path": "v"},
-            "--pretrained_vae_model_name_or_path a PointsPipeline has no VAE",
+            "--pretrained_vae_model_name_or_path is for teachers with a VAE",
         ),
     ],
 )

@@ -42,7 +42,7 @@ class Points(Family):
 
     def buckets(self, resolution):
         if resolution:
-            raise UsageError(f"{resolution[0]}: points have no size, leave it out.")
+            raise UsageError(f"{resolution[0]}: points have no size: leave it out.")
         return [Bucket((2,))]
 
     def decode(self, x0):

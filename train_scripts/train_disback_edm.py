@@ -5,7 +5,7 @@
     accelerate launch train_scripts/train_disback_edm.py \\
         --pretrained_teacher_model ffhq-64 --output_dir my-one-step-model
 
-convert_edm.py makes the teacher's folder of a published file.
+convert_edm.py makes the teacher's folder from a published file.
 """
 
 import sys
@@ -16,4 +16,4 @@ from disback_diffusers.training.script import run_script
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(lambda: parse_args(description=__doc__, guidance_scale=1.0), EDM, DDPM, DDIM))
+    sys.exit(run_script(lambda: parse_args(description=__doc__), EDM, DDPM, DDIM))

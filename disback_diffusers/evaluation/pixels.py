@@ -83,10 +83,12 @@ def labels_of_images(artifact: Artifact, known: list[int], given: Sequence[str],
         labels = set(map(str, known))
         wrong = [line for line in given if line not in labels]
         if wrong:
-            raise UsageError(f"--prompts: '{wrong[0]}' is no class of {artifact.source}; give one label per line.")
+            raise UsageError(
+                f"--prompts: '{wrong[0]}' is not one of the classes of {artifact.source}: give one label per line."
+            )
         return list(given)
     if not count:
-        raise UsageError("--num_images is required: the model has no prompts that would say how many.")
+        raise UsageError("--num_images is required for a model without prompts.")
     return [str(known[i % len(known)]) if known else "" for i in range(count)]
 
 

@@ -61,7 +61,7 @@ def read_pickle(file: Path) -> Any:
     except UsageError as error:
         raise UsageError(f"{file} {error}") from None
     except Exception as error:  # whatever damaged opcodes lead to
-        raise UsageError(f"{file} is no readable pickle ({one_line(error)}): {DAMAGED}.") from None
+        raise UsageError(f"{file} is not a readable pickle ({one_line(error)}): {DAMAGED}.") from None
 
 
 def read_state_dict(file: Path) -> dict[str, torch.Tensor]:

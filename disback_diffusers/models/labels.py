@@ -26,7 +26,7 @@ def parse_labels(text: str, classes: int) -> list[int]:
     for part in text.replace(" ", "").split(","):
         match = RANGE.fullmatch(part)
         if not match:
-            raise UsageError(f"{text}: '{part}' is no class; give all, or numbers such as 0-9,17.")
+            raise UsageError(f"{text}: '{part}' is not a class: give all, or numbers such as 0-9,17.")
         first, last = int(match[1]), int(match[2] or match[1])
         if last >= classes or first > last:
             raise UsageError(f"{text}: '{part}' is not within the teacher's classes, 0 to {classes - 1}.")

@@ -49,7 +49,7 @@ class PipelineFiles:
         if os.path.isfile(source):
             raise UsageError(f"{source} is a file: give a pipeline folder or a Hub id.")
         if source.startswith((".", "/", "~")) or source.count("/") > 1:
-            raise UsageError(f"{source} is no folder: give a pipeline folder or a Hub id.")
+            raise UsageError(f"{source} is not a folder: give a pipeline folder or a Hub id.")
         with reading(source, revision):
             self.names = _repository(source, revision)
 

@@ -67,14 +67,16 @@ class _Parser(_OneLine, HfArgumentParser):
         return super().add_argument(*names, **{key: kwargs[key] for key in kwargs.keys() - set(METADATA)})
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
 class _ConfigParser(_OneLine, argparse.ArgumentParser):
     pass
 
 
-def parse_args(
-    input_args: list[str] | None = None, description: str | None = None, **defaults
-) -> DistillationArguments:
-    """The settings from the command line, over those of `--config`, over `defaults`, over the dataclass.
+def parse_args(input_args: list[str] | None = None, description: str | None = None) -> DistillationArguments:
+    """The settings from the command line, over those of `--config`, over the defaults.
 
     Raises:
         UsageError: an unknown flag or key, or a value that cannot work.
@@ -83,9 +85,8 @@ def parse_args(
     config = _ConfigParser(add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     config, words = config.parse_known_args(words)
-    parser = _Parser(GROUPS, description=description, allow_abbrev=False)
+    parser = _Parser(GROUPS, description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument("--config", help="A YAML file with any of these flags; the command line wins.")
-    parser.set_defaults(**defaults)
     from_file = _read_config(config.config) if config.config else []
     try:  # alone, so that a wrong value is blamed on the file
         _, unknown = parser.parse_known_args(from_file)

@@ -99,7 +99,7 @@ class DistributionMatching(Objective):
     ) -> torch.Tensor:
         """The guided estimate of x0, float32, of the shape of `x_t`.
 
-        Guidance acts up to the timestep `guidance_max_timestep` (docs/guide.md). Where the prompt was emptied it has
+        Guidance acts up to the timestep `guidance_max_timestep`, if there is one. Where the prompt was emptied it has
         no effect, as both predictions are the same.
 
         Args:
@@ -107,7 +107,8 @@ class DistributionMatching(Objective):
             scale (`float`): 1 is no guidance.
             conditional (`torch.Tensor`, *optional*): the output of the denoiser for the prompts, where it is known.
         """
-        if scale != 1:
-            scale = torch.where(batch.t <= self.settings.guidance_max_timestep, scale, 1.0)
+        last = self.settings.guidance_max_timestep
+        if scale != 1 and last is not None:
+            scale = torch.where(batch.t <= last, scale, 1.0)
         given = (x_t, batch.t, batch.score_conditions, batch.empty, scale, conditional)
         return self.schedule.to_x0(guided_output(denoiser.output, *given), x_t, batch.t)

@@ -171,10 +171,14 @@ class ObjectiveArguments:
     )
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score a student update.", above=0)
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
-    guidance_scale: float = flag(2.0, "Classifier-free guidance of the target; 1 is off.", above=0)
+    guidance_scale: float | None = flag(
+        None, "Classifier-free guidance of the target; 1 is off, the default of pixel-space teachers. Else 2.", above=0
+    )
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.", above=0)
-    guidance_max_timestep: int = flag(
-        600, "Guide only up to this timestep; guiding at all of them gave a worse FD.", at_least=0
+    guidance_max_timestep: int | None = flag(
+        None,
+        "Guide only up to this timestep, by default 600: at all of them FD was worse. Not for EDM teachers.",
+        at_least=0,
     )
 
 

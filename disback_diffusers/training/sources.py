@@ -30,6 +30,7 @@ from .switching import count_stays
 
 LCM_TIMESTEP = 999  # where an LCM starts
 SHOWN = 8  # validation prompts
+GUIDED_UP_TO = 600  # timestep; see docs/results.md
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Sources:
 
 
 def open_sources(args: DistillationArguments, families: Iterable[type[Family]] | None = None) -> Sources:
-    """Open and check everything; `args.student.conditioning_timestep` is set if it was left to its default.
+    """Open and check everything, and set what depends on the teacher and was left to its default.
 
     Args:
         args (`DistillationArguments`).
@@ -120,13 +121,14 @@ def _check_support(family, args):
     }
     for name, is_supported in supported.items():
         if args[name] and not is_supported:
-            raise UsageError(f"--{name}: a {family.pipeline_name} does not support it, leave it out.")
+            raise UsageError(f"--{name}: this kind of teacher does not support it: leave it out.")
 
 
 def _check_samples(family, args):
     _set_start(family, args.student)
+    _set_guidance(family, args.objective)
     if args.data.noise_levels != args.defaults()["noise_levels"] and family.schedule.num_train_timesteps:
-        raise UsageError(f"--noise_levels {args.data.noise_levels}: this teacher has timesteps, leave it out.")
+        raise UsageError(f"--noise_levels {args.data.noise_levels}: this teacher has timesteps: leave it out.")
     with about("--resolution"):
         family.buckets(args.data.resolution)
     if args.run.validation_scheduler:
@@ -142,16 +144,16 @@ def _check_conditions(family, args):
     defaults, is_conditional = args.defaults(), family.uses_prompts or family.classes
     for name in ("caption_column", "cache_text_embeddings"):
         if args[name] != defaults[name] and not family.uses_prompts:
-            raise UsageError(f"--{name}: a {family.pipeline_name} is not conditioned on prompts: leave it out.")
+            raise UsageError(f"--{name}: this teacher is not conditioned on prompts: leave it out.")
     if is_conditional and family.can_be_empty:
         return
     why = "was not trained without labels" if is_conditional else "is unconditional"
     for name in ("guidance_scale", "fake_guidance_scale"):
         if args[name] != 1:
-            raise UsageError(f"--{name} {args[name]}: this teacher {why}, set it to 1.")
+            raise UsageError(f"--{name} {args[name]}: this teacher {why}: set it to 1.")
     share = args.data.proportion_empty_prompts
     if share not in (0, defaults["proportion_empty_prompts"]):
-        raise UsageError(f"--proportion_empty_prompts {share}: this teacher {why}, leave it out.")
+        raise UsageError(f"--proportion_empty_prompts {share}: this teacher {why}: leave it out.")
     args.data.proportion_empty_prompts = 0.0
 
 
@@ -163,12 +165,23 @@ def _set_start(family, student):
         wanted, other = other, wanted
     if getattr(student, other) is not None:
         kind = "noise levels" if has_levels else "timesteps"
-        raise UsageError(f"--{other}: this teacher has {kind}, use --{wanted}.")
+        raise UsageError(f"--{other}: this teacher has {kind}: use --{wanted}.")
     if getattr(student, wanted) is None:
         default = LCM_TIMESTEP if student.lcm_lora else family.conditioning_timestep
         setattr(student, wanted, family.schedule.time_range[1] if has_levels else default)
     with about(f"--{wanted}"):
         family.check_timestep(student.conditioning_time)
+
+
+def _set_guidance(family, settings):
+    """Set what was left to its default."""
+    has_levels = family.schedule.num_train_timesteps is None
+    if has_levels and settings.guidance_max_timestep is not None:
+        raise UsageError("--guidance_max_timestep: this teacher has noise levels and no timesteps: leave it out.")
+    if settings.guidance_scale is None:
+        settings.guidance_scale = family.guidance_scale
+    if settings.guidance_max_timestep is None and not has_levels:
+        settings.guidance_max_timestep = GUIDED_UP_TO
 
 
 def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
@@ -202,12 +215,10 @@ def _refuse_other_students(source):
 def _load_prompts(settings: DataArguments, family):
     """The training prompts; or labels as text; or, of an unconditional teacher, an empty one."""
     if settings.class_labels and not family.classes:
-        raise UsageError(f"--class_labels: this {family.pipeline_name} is not conditioned on classes: leave it out.")
+        raise UsageError("--class_labels: this teacher is not conditioned on classes: leave it out.")
     if not family.uses_prompts:
         if settings.prompt_dataset:
-            raise UsageError(
-                f"--prompt_dataset: a {family.pipeline_name} is not conditioned on prompts: leave it out."
-            )
+            raise UsageError("--prompt_dataset: this teacher is not conditioned on prompts: leave it out.")
         if not family.classes:
             return [""]
         with about("--class_labels"):

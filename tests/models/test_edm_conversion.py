@@ -161,7 +161,7 @@ def test_a_truncated_file(tmp_path, suffix):
     else:
         torch.save({"a.weight": torch.zeros(100, 100)}, file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(UsageError, match=f"^{file} is no .* that torch can read|^{file} is no readable pickle"):
+    with pytest.raises(UsageError, match=f"^{file} is no .* that torch can read|^{file} is not a readable pickle"):
         convert(file)
 
 

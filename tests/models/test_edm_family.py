@@ -19,7 +19,7 @@ from disback_diffusers.models.families import DDPM, EDM, open_teacher
 
 
 QUICK = {"degradation_steps": 4, "degradation_nodes": 3, "steps_per_node": 2, "max_train_steps": 8, "lora_rank": 2,
-         "train_batch_size": 4, "validation_steps": 0, "guidance_scale": 1.0,
+         "train_batch_size": 4, "validation_steps": 0,
          "validation_inference_steps": 4}  # fmt: skip
 
 
@@ -177,19 +177,20 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
 @pytest.mark.parametrize(
     "teacher, settings, expected",
     [
-        ({}, {"conditioning_timestep": 399}, "--conditioning_timestep: this teacher has noise levels, use"),
-        ({"kind": "ddpm"}, {"conditioning_sigma": 80.0}, "--conditioning_sigma: this teacher has timesteps, use"),
+        ({}, {"conditioning_timestep": 399}, "--conditioning_timestep: this teacher has noise levels: use"),
+        ({"kind": "ddpm"}, {"conditioning_sigma": 80.0}, "--conditioning_sigma: this teacher has timesteps: use"),
         ({"kind": "ddpm"}, {"noise_levels": "log-normal"}, "--noise_levels log-normal: this teacher has timesteps"),
         ({}, {"conditioning_sigma": 90.0}, "--conditioning_sigma 90.0 is outside of the teacher's schedule"),
-        ({}, {"class_labels": "1"}, "--class_labels: this ConsistencyModelPipeline is not conditioned on classes"),
+        ({}, {"class_labels": "1"}, "--class_labels: this teacher is not conditioned on classes"),
         ({"classes": 4}, {"class_labels": "2-9"}, "'2-9' is not within the teacher's classes, 0 to 3"),
-        ({"classes": 4}, {"class_labels": "cats"}, "--class_labels cats: 'cats' is no class; give all"),
+        ({"classes": 4}, {"class_labels": "cats"}, "--class_labels cats: 'cats' is not a class: give all"),
         ({"classes": 4}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher was not trained without labels"),
-        ({}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher is unconditional, set it to 1"),
+        ({}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher is unconditional: set it to 1"),
+        ({}, {"guidance_max_timestep": 500}, "--guidance_max_timestep: this teacher has noise levels"),
         ({}, {"proportion_empty_prompts": 0.3}, "--proportion_empty_prompts 0.3: this teacher is unconditional"),
-        ({}, {"caption_column": "label"}, "--caption_column: a ConsistencyModelPipeline is not"),
+        ({}, {"caption_column": "label"}, "--caption_column: this teacher is not"),
         ({}, {"resolution": ["64"]}, "--resolution 64: this teacher has images of 8x8"),
-        ({}, {"prompt_dataset": "embedded"}, "--prompt_dataset: a ConsistencyModelPipeline is not"),
+        ({}, {"prompt_dataset": "embedded"}, "--prompt_dataset: this teacher is not"),
         ({}, {"validation_scheduler": "DDIMScheduler"}, "--validation_scheduler DDIMScheduler: an EDM"),
         ({}, {"validation_inference_steps": 1}, "--validation_inference_steps 1: EDM's sampler takes at least 2"),
     ],

@@ -201,5 +201,5 @@ def test_a_family_is_unconditional_and_without_a_vae_unless_it_says_otherwise():
     assert not family.uses_prompts and family.longer_than_read([""]) == family.count_encoder_parameters() == 0
     conditions = family.load_encoder("cpu")(["", ""])
     assert len(conditions) == 2 and conditions.tensors == family.example_conditions().tensors == {}
-    with pytest.raises(UsageError, match="^a PlainPipeline has no VAE: leave it out"):
+    with pytest.raises(UsageError, match="^is for teachers with a VAE, and this one has none: leave it out"):
         family.use_vae("vae")

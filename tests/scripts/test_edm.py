@@ -56,7 +56,7 @@ def test_from_the_published_file_to_a_student(files, snapshot):
 def test_what_cannot_be_converted_has_one_line(files, snapshot):
     snapshot.write_bytes(snapshot.read_bytes()[:1000])
     run = start(["edm.pkl", "edm-teacher"], script=CONVERT)
-    assert run.wait() == 2 and "convert_edm.py: error: edm.pkl is no readable pickle" in run.output
+    assert run.wait() == 2 and "convert_edm.py: error: edm.pkl is not a readable pickle" in run.output
     assert "Traceback" not in run.output and not (files / "edm-teacher").exists()
 
 

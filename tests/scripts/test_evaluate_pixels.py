@@ -101,7 +101,10 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
     "words, expected",
     [
         ("student", "--num_images is required"),
-        ("student --prompts labels.txt", "--prompts: '2' is no class of student; give one label per line"),
+        (
+            "student --prompts labels.txt",
+            "--prompts: '2' is not one of the classes of student: give one",
+        ),
         ("plain --prompts labels.txt", "--prompts: plain is unconditional: leave it out"),
         ("student --num_images 4 --resolution 64", "--resolution is for text-to-image models"),
         ("student --num_images 4 --clip_model clip", "--clip_model is for text-to-image models"),

@@ -170,6 +170,7 @@ dry_run: false
 
 def test_a_run_of_version_0_1(folder):
     before, known = yaml.safe_load(VERSION_0_1), {"conditioning_timestep": 399, "mixed_precision": "no"}
+    known |= {"guidance_scale": 2.0, "guidance_max_timestep": 600}
     now = settings(steps_per_node=100, node_switching="adaptive", **known)
     assert different(before, now) == []
     assert different(before, settings(**known)) == ["steps_per_node", "node_switching"]  # have other defaults now

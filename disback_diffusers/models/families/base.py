@@ -47,6 +47,7 @@ class Family:
     served = False  # whether `DisBackPipeline` loads its students
     supports: frozenset[str] = frozenset()  # settings that not every family has: "student_unet", "lcm_lora"
     conditioning_timestep: float = 399  # the default t*
+    guidance_scale = 2.0  # the default of the target
     # Suffixes of the layers that a LoRA adapts, by the name that users give; those a network lacks are left out.
     lora_targets: dict[str, tuple[str, ...]] = {}
 
@@ -156,7 +157,7 @@ class Family:
         Raises:
             UsageError: there is none, or it does not fit.
         """
-        raise UsageError(f"a {self.pipeline_name} has no VAE: leave it out.")
+        raise UsageError("is for teachers with a VAE, and this one has none: leave it out.")
 
     def prepare_decoder(self) -> None:
         """Load what `decode` needs; a broken file should be found before training."""

@@ -44,6 +44,7 @@ class PixelFamily(Family):
 
     lora_targets = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
     served = True
+    guidance_scale = 1.0
 
     def __init__(self, source: ModelSource):
         raw = source.load("unet/ config", UNet2DModel.load_config, subfolder=self.network_folder)
@@ -127,7 +128,7 @@ class PixelFamily(Family):
         size = self.network_config["sample_size"]
         for text in resolution:
             if pixels(text) != (size, size):
-                raise UsageError(f"{text}: this teacher has images of {size}x{size}, leave it out.")
+                raise UsageError(f"{text}: this teacher has images of {size}x{size}: leave it out.")
         return [Bucket((self.network_config["in_channels"], size, size))]
 
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
@@ -160,7 +161,7 @@ class EDM(PixelFamily):
 
     def check_scheduler(self, name: str) -> None:
         """As in `Family`."""
-        raise UsageError(f"{name}: an EDM teacher is sampled by Heun's method, leave it out.")
+        raise UsageError(f"{name}: an EDM teacher is sampled by Heun's method: leave it out.")
 
     @torch.no_grad()
     def sample(
