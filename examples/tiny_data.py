@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import torch
-from datasets import load_dataset
+from datasets import ClassLabel, Image, load_dataset
 from tokenizers import models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTokenizer
+
+from disback_diffusers.errors import UsageError
 
 
 HERE = Path(__file__).parent
@@ -24,14 +26,23 @@ def load_pairs(path):
 
 
 def load_labelled(path):
-    """All images as one tensor (n, 3, H, W) in [-1, 1], their labels (n,), and the names of the classes."""
+    """All images as one tensor (n, 3, H, W) in [-1, 1], their labels (n,), and the names of the classes.
+
+    Raises:
+        UsageError: no such file, other columns, or images that are not square or of several sizes.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"--train_data {path}: no such file.")
     data = load_dataset("parquet", data_files=str(path), split="train")
-    shown = data.with_format("torch")
-    return (
-        torch.stack(list(shown["image"])).float() / 127.5 - 1,
-        torch.tensor(data["label"]),
-        data.features["label"].names,
-    )
+    if not isinstance(data.features.get("image"), Image) or not isinstance(data.features.get("label"), ClassLabel):
+        raise UsageError(f"--train_data {path} must have the columns image and label (a datasets.ClassLabel).")
+    images = [image.convert("RGB") for image in data["image"]]
+    if len({(image.width, image.height) for image in images}) != 1 or images[0].width != images[0].height:
+        raise UsageError(f"--train_data {path} must have square images of one size.")
+    pixels = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images])
+    size = images[0].width
+    pixels = pixels.view(-1, size, size, 3).permute(0, 3, 1, 2).contiguous()
+    return pixels.float() / 127.5 - 1, torch.tensor(data["label"]), data.features["label"].names
 
 
 def build_tokenizer(names):

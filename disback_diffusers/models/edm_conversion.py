@@ -103,6 +103,7 @@ def save(converted: Converted, folder: Path) -> None:
         "scheduler": ["diffusers", type(converted.scheduler).__name__],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / CLASSES_NAME).unlink(missing_ok=True)  # of an earlier teacher
     if converted.classes:
         classes = {"classes": converted.classes, "empty_class": converted.empty_class}
         classes |= {"names": converted.class_names} if converted.class_names else {}

@@ -47,7 +47,9 @@ class PipelineFiles:
             return
         refuse_single_file(source)
         if os.path.isfile(source):
-            raise UsageError(f"{source} is a file: give a pipeline folder or a Hub id.")
+            convert = "; convert_edm.py makes a folder of a pixel-space teacher's file"
+            more = convert if source.endswith((".pkl", ".pt")) else ""
+            raise UsageError(f"{source} is a file: give a pipeline folder or a Hub id{more}.")
         if source.startswith((".", "/", "~")) or source.count("/") > 1:
             raise UsageError(f"{source} is not a folder: give a pipeline folder or a Hub id.")
         with reading(source, revision):

@@ -59,6 +59,8 @@ class Study:
         self.pairs = subset(pairs, number, self.seed)
         self.settings = {"a": str(Path(a).resolve()), "b": str(Path(b).resolve()), "prompts": source,
                          "num_pairs": number, "seed": self.seed, "sha256": fingerprint(self.pairs)}  # fmt: skip
+        if found and found["prompts"] and prompts is None:
+            raise UsageError(f"--output_dir {folder} holds a comparison with --prompts {found['prompts']}: add that.")
         if found and any(found[key] != self.settings[key] for key in ("num_pairs", "seed", "sha256")):
             raise UsageError(
                 f"--output_dir {folder} holds another comparison ({found['a']} with {found['b']}, --num_pairs "
@@ -72,7 +74,7 @@ class Study:
         file = self.folder / SETTINGS
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
-            return {key: found[key] for key in ("a", "b", "num_pairs", "seed", "sha256")}
+            return {key: found[key] for key in ("a", "b", "prompts", "num_pairs", "seed", "sha256")}
         except FileNotFoundError:
             return {}
         except OSError as error:

@@ -195,7 +195,7 @@ class Distillation:
         if student.fingerprint_key:
             settings[student.fingerprint_key] = student.fingerprint(self.networks.student)
         untrained = None
-        if settings["student_unet"] or self.args.path.node_switching == "adaptive":
+        if settings["student_unet"] or settings["lcm_lora"] or self.args.path.node_switching == "adaptive":
             untrained = PathProbe(self.networks, self.batches, self.parallel).untrained()
         return DegradationPath(where, self.networks.roles.fingerprint, settings, untrained=untrained)
 
@@ -212,11 +212,11 @@ class Distillation:
         if path is None or settings.no_backtracking:
             return NodeWalk.teacher_only()
         stays = count_stays(len(path))
-        if settings.node_switching == "adaptive":
-            walked, why = path.should_walk()
-            logger.info(f"The path is {'walked' if walked else 'not walked'}, as {why} (--node_switching).")
-        elif not stays:
+        if not stays and settings.node_switching == "fixed":
             logger.info("The path is not walked, as it has one node, where the fake score starts.")
+        elif settings.node_switching == "adaptive":
+            walked, why = path.should_walk()
+            logger.info(f"The path is {'walked' if walked and stays else 'not walked'}, as {why} (--node_switching).")
         if not settings.walks(path):
             return NodeWalk.teacher_only()
         return NodeWalk.back_from(len(path), self.args.steps_per_stay(stays))

@@ -54,7 +54,7 @@ def prepare(
     args.system.mixed_precision = accelerator.mixed_precision  # for the records, where it was left to accelerate
     if args.student.ema_half_life:
         images = args.data.train_batch_size * args.data.gradient_accumulation_steps * accelerator.num_processes
-        args.student.ema_decay = 0.5 ** (images / args.student.ema_half_life)
+        sources.student.ema_decay = 0.5 ** (images / args.student.ema_half_life)
     folder = RunFolder(args.run.output_dir, accelerator.is_main_process)
     folder.check(args.settings(), args.run.resume_from_checkpoint)
     _check_checkpoint(folder.find(args.run.resume_from_checkpoint), args.optimization.max_train_steps)

@@ -116,9 +116,10 @@ class RunFolder:
         before = self._settings_before(file)
         if differ := different(before, settings):
             key, more = differ[0], f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
+            fixed = " It may differ only where both learning rates are constant." if key == "max_train_steps" else ""
             raise UsageError(
                 f"--output_dir {self.folder} holds a run with other settings: --{key} is {before.get(key)} there, "
-                f"{settings[key]} here{more}. Choose another folder."
+                f"{settings[key]} here{more}.{fixed} Choose another folder."
             )
         if not resume:
             raise UsageError(

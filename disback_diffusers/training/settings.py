@@ -265,7 +265,7 @@ class RunArguments:
         needs="log_fd_every",
     )
     fd_images: int = flag(
-        2000, "Images generated for it, of as many training prompts.", shapes=NOTHING, needs="log_fd_every", above=0
+        2000, "Images generated for it, of as many training prompts.", shapes=NOTHING, needs="log_fd_every", above=1
     )
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)

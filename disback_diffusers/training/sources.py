@@ -18,11 +18,12 @@ from ..files import CONFIG_NAME, LORA_NAME
 from ..models.embedded import resolve
 from ..models.families import open_teacher
 from ..models.families.base import Family
-from ..models.labels import parse_labels
+from ..models.labels import MOST_CLASSES, format_labels, parse_labels
 from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.student_unet import StudentUNet
 from .arguments import DistillationArguments
 from .path import DegradationPath
+from .path_probe import TEACHER_STEPS
 from .settings import DataArguments, StudentArguments, TeacherArguments
 from .students import FullStudent, LcmLoraStudent, LoraStudent
 from .switching import count_stays
@@ -81,6 +82,8 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
     path = _open_path(args) if args.path.degradation_path else None
     reference = None
     if args.run.log_fd_every:
+        if family.uses_prompts and len(prompts) == 1:
+            raise UsageError("--log_fd_every needs at least 2 training prompts, as each gives one image.")
         reference = saved_reference(args.run.fd_reference, "--fd_reference")
     return Sources(family, prompts, shown, long_prompts, student, path, reference)
 
@@ -134,6 +137,9 @@ def _check_samples(family, args):
     if args.run.validation_scheduler:
         with about("--validation_scheduler"):
             family.check_scheduler(args.run.validation_scheduler)
+    if args.run.validation_scheduler and args.needs_path:
+        with about("--pretrained_teacher_model: its own scheduler samples for the path. Steps:"):
+            family.check_sampling(min(TEACHER_STEPS, family.schedule.num_train_timesteps))
     with about("--validation_inference_steps"):
         family.check_sampling(args.run.validation_inference_steps, args.run.validation_scheduler)
     _check_conditions(family, args)
@@ -222,7 +228,10 @@ def _load_prompts(settings: DataArguments, family):
         if not family.classes:
             return [""]
         with about("--class_labels"):
-            return [str(label) for label in parse_labels(settings.class_labels or "all", family.classes)]
+            wanted = "all" if settings.class_labels is None else settings.class_labels
+            labels = parse_labels(wanted, family.classes)
+        settings.class_labels = format_labels(labels)  # one spelling for the records
+        return [str(label) for label in labels]
     if not settings.prompt_dataset:
         raise UsageError("--prompt_dataset is required.")
     return load_prompts(settings.prompt_dataset, settings.caption_column)
@@ -242,6 +251,7 @@ def _open_path(args: DistillationArguments) -> DegradationPath:
         path = DegradationPath.load(folder)
     if not path.complete:
         raise UsageError(f"--degradation_path {folder} was not recorded to its end: resume that run first.")
+    _check_classes(folder, path.settings.get("class_labels"), args.data.class_labels)
     for setting in ("conditioning_timestep", "conditioning_sigma"):
         if (there := path.settings.get(setting)) != args[setting]:
             raise UsageError(
@@ -260,6 +270,18 @@ def _open_path(args: DistillationArguments) -> DegradationPath:
     if args.path.walks(path):
         args.steps_per_stay(count_stays(len(path)))  # checks
     return path
+
+
+def _check_classes(folder, recorded, wanted):
+    """Only classes that the path was recorded for."""
+    if not recorded or not wanted:
+        return
+    there, here = (set(parse_labels(text, MOST_CLASSES)) for text in (recorded, wanted))
+    if recorded != "all" and here - there:
+        raise UsageError(
+            f"--degradation_path {folder} was recorded for the classes {recorded}, and --class_labels {wanted} has "
+            "others: record a path."
+        )
 
 
 def other_start(folder: str | os.PathLike, setting: str) -> str:

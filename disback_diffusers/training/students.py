@@ -29,6 +29,9 @@ class LoraStudent:
 
     Args:
         settings (`StudentArguments`): `conditioning_timestep` is set.
+
+    Attributes:
+        ema_decay (`float`): of the moving average.
     """
 
     role = ROLE
@@ -39,7 +42,7 @@ class LoraStudent:
     fingerprint_key: str | None = None
 
     def __init__(self, settings: StudentArguments):
-        self.settings = settings
+        self.settings, self.ema_decay = settings, settings.ema_decay
 
     def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
         """Add the student's role, where it is one.
@@ -71,7 +74,7 @@ class LoraStudent:
             denoiser = self.denoiser_class(family, roles.network, family.schedule, roles, self.role, **where)
         else:
             denoiser = self.denoiser_class(family, network, family.schedule, **where)
-        return Student(denoiser, self.sampler(family), self.settings.ema_decay)
+        return Student(denoiser, self.sampler(family), self.ema_decay)
 
     def sampler(self, family: Family) -> OneStep:
         """How the student generates."""

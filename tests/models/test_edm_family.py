@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import DDPMPipeline
 from PIL import Image
 from tiny_edm import save_teacher
@@ -16,6 +17,7 @@ from disback_diffusers.models.batch import generator
 from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.families import DDPM, EDM, open_teacher
+from disback_diffusers.training.prepare import prepare
 
 
 QUICK = {"degradation_steps": 4, "degradation_nodes": 3, "steps_per_node": 2, "max_train_steps": 8, "lora_rank": 2,
@@ -163,7 +165,10 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
     assert ("noise level" if has_levels else "timestep 399") in card
     half_life = settings.get("ema_half_life")
     assert config["method"]["proportion_empty_prompts"] == (0.1 if "empty" in teacher else 0.0)
-    assert config["method"]["ema_decay"] == (0.5 ** (4 / half_life) if half_life else 0.99)
+    again = DistillationArguments(**yaml.safe_load((folder / "arguments.yaml").read_text()))
+    again.run.resume_from_checkpoint = "latest"  # what is recorded is accepted as the same run
+    assert prepare(again)[0].student.ema_decay == (0.5 ** (4 / half_life) if half_life else 0.99)
+    assert ("| ema_decay |" in card) == (not half_life)
     assert config.get("class_labels") == settings.get("class_labels", "0-3" if teacher.get("classes") else None)
 
     shown = np.asarray(Image.open(folder / "samples" / "card-0.png"), dtype=float)
@@ -183,6 +188,7 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
         ({}, {"conditioning_sigma": 90.0}, "--conditioning_sigma 90.0 is outside of the teacher's schedule"),
         ({}, {"class_labels": "1"}, "--class_labels: this teacher is not conditioned on classes"),
         ({"classes": 4}, {"class_labels": "2-9"}, "'2-9' is not within the teacher's classes, 0 to 3"),
+        ({"classes": 4}, {"class_labels": ""}, "--class_labels : '' is not a class: give all"),
         ({"classes": 4}, {"class_labels": "cats"}, "--class_labels cats: 'cats' is not a class: give all"),
         ({"classes": 4}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher was not trained without labels"),
         ({}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher is unconditional: set it to 1"),

@@ -2,12 +2,16 @@
 """The scripts that train tiny models on the emoji to try distillation on: what they save can be used."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import ClassLabel, Dataset, Features, load_dataset
+from datasets import Image as ImageFeature
 from diffusers import DiffusionPipeline, LCMScheduler
+from PIL import Image
 from script_runs import EXAMPLES, start
+from tiny_edm import save_teacher
 
 from disback_diffusers.evaluation.judge import Judge
 from disback_diffusers.models.embedded import EMBEDDED, resolve
@@ -81,6 +85,37 @@ def test_the_tiny_edm_teacher_by_group_and_smaller_and_continued(train, tmp_path
     shutil.rmtree("out")
     anew = open_teacher(str(train("train_tiny_edm_teacher.py", *words, "1", "--init_from", "unconditional")))
     assert anew.load_network().class_embedding.weight.abs().max() < 0.02  # labels start without effect
+
+    words.remove("--conditional")
+    shutil.rmtree("out")
+    alone = open_teacher(str(train("train_tiny_edm_teacher.py", *words, "1", "--init_from", "first")))
+    bias = "time_embedding.linear_2.bias"  # the empty class goes in there
+    expected = before[bias] + before["class_embedding.weight"][9]
+    torch.testing.assert_close(alone.load_network().state_dict()[bias], expected, atol=0.02, rtol=0)
+
+
+def test_a_tiny_edm_teacher_that_cannot_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    columns = {"image": [Image.new("RGB", (8, 4))] * 2, "label": [0, 1]}
+    features = Features(image=ImageFeature(), label=ClassLabel(names=["a", "b"]))
+    Dataset.from_dict(columns, features).to_parquet("wide.parquet")
+    Dataset.from_dict(columns).to_parquet("numbers.parquet")
+    for words, expected in (
+        (["--init_from", "nowhere"], "--init_from nowhere is not a folder"),
+        (
+            ["--conditional", "--init_from", save_teacher("other", classes=4)],
+            "other has another network or other classes",
+        ),
+        (["--unconditional_dir", "out"], "--unconditional_dir needs --conditional"),
+        (["--steps", "0"], "--steps: 0 is not above 0"),
+        (["--train_data", "nowhere.parquet"], "--train_data nowhere.parquet: no such file"),
+        (["--train_data", "wide.parquet"], "--train_data wide.parquet must have square images of one size"),
+        (["--train_data", "numbers.parquet"], "--train_data numbers.parquet must have the columns image and label"),
+        (["--image_size", "30"], "30x30 images cannot be halved twice"),
+        (["--output_dir", "other"], "other holds a teacher: choose another folder"),
+    ):
+        run = start(["--output_dir", "out", *words], script=EXAMPLES / "train_tiny_edm_teacher.py")
+        assert run.wait() == 2 and expected in run.output and not Path("out").exists()
 
 
 def assert_is_the_empty_class(unconditional, teacher):

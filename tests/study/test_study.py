@@ -240,6 +240,13 @@ def test_another_comparison_in_the_folder_is_refused(folder):
         new_study(folder)
 
 
+def test_the_prompts_of_a_comparison_are_asked_for(folder):
+    both = folder / "A", folder / "B"
+    Study(*both, list("abcdef"), folder / "out", source="p.txt").open()
+    with pytest.raises(UsageError, match="out holds a comparison with --prompts p.txt: add that"):
+        Study(*both, None, folder / "out")
+
+
 def test_the_folder_remembers_number_and_seed(folder):
     first = opened(folder, num_pairs=4, seed=3)
     again = new_study(folder)

@@ -237,6 +237,10 @@ def test_configs_for_accelerate(name, kind):
         ([*NEEDED, "--output_dir", ""], "--output_dir must be the name of a folder"),
         ([*NEEDED, "--fd_reference", "embedded"], "--fd_reference has no effect without --log_fd_every"),
         ([*NEEDED, "--fd_images", "9"], "--fd_images has no effect without --log_fd_every"),
+        (
+            [*NEEDED, "--log_fd_every", "5", "--fd_reference", "r", "--fd_images", "1"],
+            "--fd_images must be .*above|greater",
+        ),
         ([*NEEDED, "--hub_model_id", "me/model"], "--hub_model_id has no effect without --push_to_hub"),
         ([*NEEDED, "--push_degradation_path"], "--push_degradation_path has no effect without --push_to_hub"),
         ([*NEEDED, "--lr_warmup_steps", "9"], "--lr_warmup_steps has no effect with --lr_scheduler constant"),

@@ -10,9 +10,9 @@ from disback_diffusers.training.path import UNTRAINED, DegradationPath
 from disback_diffusers.training.switching import NodeWalk, count_stays, described, variation
 
 
-def make_path(*untrained, student_unet=None):
+def make_path(*untrained, **settings):
     untrained = dict(zip(UNTRAINED, untrained)) or None
-    return DegradationPath(Path("p"), "base", {"student_unet": student_unet}, untrained=untrained)
+    return DegradationPath(Path("p"), "base", settings, untrained=untrained)
 
 
 def test_each_node_lasts_its_number_and_the_teacher_for_ever():
@@ -49,6 +49,7 @@ def test_adaptive_walks_from_a_student_that_knows_nothing_and_varies_less_than_t
         (0.92, 0.9, False),  # where the noise leaves little to know, the teacher knows little too
         (0.92, 0.92, False),  # the teacher's weights
         (1.1, 1.1, False),
+        (1.0078, 1.0076, False),  # the same weights in another precision
         (1.2, 1.1, True),
     ],
 )
@@ -60,8 +61,9 @@ def test_what_a_network_has_learned_is_compared_with_the_teacher(error, teacher,
 def test_adaptive_cannot_do_without_what_decides(values):
     with pytest.raises(UsageError, match="untrained.*adaptive.*fixed"):
         make_path(*values).should_walk()
-    with pytest.raises(UsageError, match="untrained.*adaptive.*fixed"):
-        make_path(student_unet="fingerprint").should_walk()
+    for start in ("student_unet", "lcm_lora"):
+        with pytest.raises(UsageError, match="untrained.*adaptive.*fixed"):
+            make_path(**{start: "fingerprint"}).should_walk()
     assert make_path().should_walk() == (False, "the student started with the teacher's weights")  # an older path
 
 

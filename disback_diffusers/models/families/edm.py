@@ -66,7 +66,9 @@ class PixelFamily(Family):
             raise self.error(f"has images of {config['in_channels']} channels: only 1 or 3 are supported.")
         size, levels = config["sample_size"], config.get("block_out_channels") or config["channel_multipliers"]
         if not isinstance(size, int):
-            raise self.error(f"has a UNet of sample_size {size}: only square images are supported.")
+            raise self.error(
+                f"has a UNet of sample_size {size}: it must be one number, as only square images are supported."
+            )
         if size % 2 ** (len(levels) - 1):
             raise self.error(f"has a UNet of sample_size {size}, which cannot be halved {len(levels) - 1} times.")
         if config.get("center_input_sample") or config.get("class_embed_type"):
