@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Turn a published EDM teacher into a diffusers folder, for --pretrained_teacher_model. None of its code is run.
+"""Turn a published EDM teacher into a diffusers folder, for --pretrained_teacher_model. No code from the file is run.
 
     python train_scripts/convert_edm.py edm-ffhq-64x64-uncond-vp.pkl ffhq-64
     python train_scripts/convert_edm.py edm_imagenet64_ema.pt imagenet-64
@@ -20,7 +20,7 @@ from disback_diffusers.models.edm_conversion import convert_file
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=user_path)
+    parser.add_argument("file", type=user_path, help="A published .pkl or .pt file.")
     parser.add_argument("folder", type=user_path, help="A new folder for the teacher.")
     args = parser.parse_args()
     try:

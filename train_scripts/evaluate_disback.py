@@ -74,8 +74,10 @@ def parse_args() -> argparse.Namespace:
         "conditional model: class labels; by default all in turn.",
     )
     add("--caption_column", default="text", help="Column of the prompts.")
-    add("--num_images", type=whole, help="Use only the first N prompts, or images. Pixel-space models: how many.")
-    add("--repeats", type=whole, help="Do it N times with other seeds, and report the lowest Fréchet distance.")
+    add(
+        "--num_images", type=whole, help="Use only the first N prompts, or images; for pixel-space models, generate N."
+    )
+    add("--repeats", type=whole, help="Generate N sets with different seeds, and report the lowest Fréchet distance.")
     add(
         "--feature_extractor",
         type=path,
@@ -97,7 +99,7 @@ def parse_args() -> argparse.Namespace:
         "diffusers' own, for a consistency model.",
     )
     add("--guidance_scale", type=scale, help="Only for pipelines that are not students.")
-    add("--resolution", type=resolution, help="Of the generated images: 1024 or 832x1216 (width x height).")
+    add("--resolution", type=resolution, help="Size of the generated images: 1024 or 832x1216 (width x height).")
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     add("--batch_size", type=whole, default=8)
     add("--seed", type=seed, default=0, help="Image i is generated with seed + i.")

@@ -6,7 +6,7 @@ import os
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, get_type_hints
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..models.embedded import EMBEDDED
 from .flags import NOTHING
 from .settings import (
@@ -189,8 +189,9 @@ class DistillationArguments:
         steps = self.optimization.max_train_steps
         if len(given) != stays:
             raise UsageError(
-                f"--steps_per_node {self.path.steps_per_node} is for {len(given)} nodes, but {stays} of the path are "
-                "targets: the last one, where the fake score starts, and the teacher need none."
+                f"--steps_per_node {self.path.steps_per_node} has {counted(len(given), 'number')}, but the path has "
+                f"{counted(stays, 'target node')}. The last node, where the fake score starts, and the teacher take "
+                "none."
             )
         if sum(given) >= steps:
             raise UsageError(

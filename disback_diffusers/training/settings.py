@@ -64,7 +64,7 @@ class DataArguments:
     train_batch_size: int = flag(8, "Samples of a micro-batch, on each process.", shapes=PATH, above=0)
     gradient_accumulation_steps: int = flag(1, "Micro-batches of an update.", shapes=PATH, above=0)
     noise_levels: Literal["karras", "log-normal", "log-uniform"] = flag(
-        "karras", "Distribution of the noise levels in training, of teachers with noise levels (EDM).", shapes=PATH
+        "karras", "Distribution of the training noise levels, for EDM teachers.", shapes=PATH
     )
     proportion_empty_prompts: float = flag(
         0.1, "Share of prompts emptied for the fake score and the target.", shapes=PATH, at_least=0, below=1
@@ -169,7 +169,7 @@ class ObjectiveArguments:
         "Start of the fake score: last node (default), teacher (default without backtracking), fit (what the last "
         "node would be, for runs without a path), random.",
     )
-    fake_score_updates_per_step: int = flag(1, "Updates of the fake score a student update.", above=0)
+    fake_score_updates_per_step: int = flag(1, "Updates of the fake score per student update.", above=0)
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
     guidance_scale: float | None = flag(
         None, "Classifier-free guidance of the target; 1 is off, the default of pixel-space teachers. Else 2.", above=0
@@ -191,12 +191,14 @@ class OptimizationArguments:
     fake_score_learning_rate: float = flag(2e-4, "Learning rate of the fake score.", above=0)
     lr_scheduler: Schedule = flag("constant", "Schedule of stage 2's learning rates.")
     fake_score_lr_scheduler: Schedule | None = flag(
-        None, "Another one for the fake score's, which has to follow the student to the end."
+        None, "A separate schedule for the fake score, which has to keep up with the student to the end."
     )
     lr_warmup_steps: int = flag(0, "Warm-up updates of the schedules.", at_least=0)
     optimizer: Literal["adamw", "adam", "sgd"] = flag("adamw", "Optimizer of the student.")
     fake_score_optimizer: Literal["adamw", "adam", "sgd"] | None = flag(
-        None, "That of the fake score and of stage 1; by default the student's, but never sgd.", shapes=PATH
+        None,
+        "Optimizer of the fake score and of stage 1; by default the student's, or adamw where that is sgd.",
+        shapes=PATH,
     )
     adam_beta1: float = flag(0.9, "Adam's first beta.", shapes=PATH, at_least=0, below=1)
     adam_beta2: float = flag(0.999, "Adam's second beta.", shapes=PATH, at_least=0, below=1)
@@ -240,7 +242,7 @@ class RunArguments:
     output_dir: str = flag("disback-model", "Where everything is written.", shapes=NOTHING, local=True)
     checkpointing_steps: int = flag(500, "Save a checkpoint every N updates.", shapes=NOTHING, above=0)
     checkpoints_total_limit: int | None = flag(
-        None, "Keep this many checkpoints, the oldest go.", shapes=NOTHING, above=0
+        None, "Keep this many checkpoints and delete older ones.", shapes=NOTHING, above=0
     )
     resume_from_checkpoint: str | None = flag(
         None, "'latest', or the folder of the last checkpoint.", shapes=NOTHING, local=True

@@ -255,8 +255,8 @@ def _open_path(args: DistillationArguments) -> DegradationPath:
     for setting in ("conditioning_timestep", "conditioning_sigma"):
         if (there := path.settings.get(setting)) != args[setting]:
             raise UsageError(
-                f"--degradation_path {folder} leads to a student of --{setting} {there}, here it is {args[setting]}: "
-                "set that one, or record a path."
+                f"--degradation_path {folder} was recorded for --{setting} {there}, and this run has {args[setting]}: "
+                f"set {there}, or record a path."
             )
     for setting in ("lcm_lora", "student_unet"):
         if bool(path.settings.get(setting)) != bool(args[setting]):

@@ -267,7 +267,7 @@ def test_each_node_may_have_its_own_updates():
     args = DistillationArguments(pretrained_teacher_model="t", degradation_nodes=4, steps_per_node=[5, 10, 20])
     assert args.steps_per_stay(3) == [5, 10, 20] and args.settings()["steps_per_node"] == "5,10,20"
     for given, expected in (
-        ("5,10", "--steps_per_node 5,10 is for 2 nodes, but 3 of the path are targets"),
+        ("5,10", "--steps_per_node 5,10 has 2 numbers, but the path has 3 target nodes"),
         ("5,10,45", "leaves no step for the true teacher: the path takes 60 updates"),
         ("5,,10", "--steps_per_node must be auto or a number greater than 0"),
         ("5,0,10", "--steps_per_node must be auto or a number greater than 0"),
