@@ -142,7 +142,7 @@ def test_from_pipe_of_what_is_no_pipeline(ours):
             DisBackPipeline.from_pipe(other)
     with pytest.raises(UsageError, match="has no foo"):
         DisBackPipeline.from_pipe(ours, foo=1)
-    with pytest.raises(UsageError, match="None is not a folder"):
+    with pytest.raises(UsageError, match="None is no folder"):
         DisBackPipeline.from_pretrained(None)
 
 

@@ -184,7 +184,7 @@ def given_path(make_context, tmp_path):
     "changes, expected",
     [
         ({"complete": False}, "was not recorded to its end"),
-        ({"conditioning_timestep": 599}, "--conditioning_timestep 599, here it is 399"),
+        ({"conditioning_timestep": 599}, "--conditioning_timestep 599, and this run has 399: set 599"),
         ({"lcm_lora": "l"}, "--lcm_lora is not the same"),
         ({"lora_rank": 3}, "has adapters of --lora_rank 3, here it is 4: set the same"),
         ({"lora_target_modules": ["to_q"]}, "has adapters of --lora_target_modules .*'to_q'.*, here it is"),
