@@ -198,8 +198,9 @@ def _report(folder, args, results, images, prompts):
         print(f"{name:18} {_text(value)}")
     if results.get("feature size", 0) >= results["images"]:
         print("note: with no more images than features, the Fréchet distance is far too high to be compared.")
-    if {"FD", "FID", "top-10 retrieval"} & results.keys():
-        print(f"note: compare the Fréchet distance and retrieval with results of {results['images']:,} images only.")
+    if {"FD", "FID"} & results.keys():
+        both = "the Fréchet distance" + (" and retrieval" if "top-10 retrieval" in results else "")
+        print(f"note: compare {both} with results of {results['images']:,} images only.")
     if args.reference or args.clip_model:
         print(f"\nFor a model card:\n{card_line(args, results)}")
     record = {

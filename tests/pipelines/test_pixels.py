@@ -182,7 +182,7 @@ def test_random_classes_are_those_it_was_trained_for(of_classes):
     [
         ({"batch_size": 2, "class_labels": [1, 2, 3]}, "3 labels were given for batch_size=2"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number"),
-        ({"batch_size": "a cat"}, "batch_size='a cat' must be a whole number"),
+        ({"batch_size": "a cat"}, "batch_size='a cat': this student takes no prompt"),
         ({"class_labels": [4]}, "class_labels: 4 is not one of the student's classes, 0-3"),
         ({"class_labels": "cat"}, "class_labels='cat' must be a class"),
         ({"class_labels": []}, "must be a class, or a list of at least one"),
