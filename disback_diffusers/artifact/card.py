@@ -169,8 +169,7 @@ def _why_not_walked(method):
 
 def _settings(method, student):
     """Rows of the table of settings. `student` is the kind that was trained, "lora" or "full"."""
-    replaced = {"ema_decay"} if method.get("ema_half_life") else set()
-    rows = {key: _cell(value) for key, value in method.items() if value not in (None, []) and key not in replaced}
+    rows = {key: _cell(value) for key, value in method.items() if value not in (None, [])}
     if student == "lora" and not method.get("lcm_lora"):
         return rows
     of_adapters = ("lora_rank", "lora_alpha", "lora_target_modules")  # the student has its own

@@ -212,11 +212,12 @@ class Distillation:
         if path is None or settings.no_backtracking:
             return NodeWalk.teacher_only()
         stays = count_stays(len(path))
-        if not stays and settings.node_switching == "fixed":
+        adaptive = settings.node_switching == "adaptive"
+        walked, why = path.should_walk() if adaptive else (True, "")
+        if walked and not stays:
             logger.info("The path is not walked, as it has one node, where the fake score starts.")
-        elif settings.node_switching == "adaptive":
-            walked, why = path.should_walk()
-            logger.info(f"The path is {'walked' if walked and stays else 'not walked'}, as {why} (--node_switching).")
+        elif adaptive:
+            logger.info(f"The path is {'walked' if walked else 'not walked'}, as {why} (--node_switching).")
         if not settings.walks(path):
             return NodeWalk.teacher_only()
         return NodeWalk.back_from(len(path), self.args.steps_per_stay(stays))

@@ -8,7 +8,6 @@ from pathlib import Path
 from ..artifact.card import model_card
 from ..artifact.layout import write_config
 from ..models.embedded import EMBEDDED
-from ..models.labels import format_labels, parse_labels
 from ..models.lcm_lora import timesteps_by_steps
 from .arguments import DistillationArguments
 from .flags import PATH, RESULT
@@ -42,7 +41,7 @@ def artifact_config(
         **(_of_classes(args, family) if family.classes else {}),
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
-        "method": {"objective": objective, **args.recorded(PATH, RESULT)},
+        "method": {"objective": objective, **args.recorded(PATH, RESULT), "ema_decay": networks.student.ema.decay},
     }
     if path is not None and not args.path.no_backtracking:
         of_stage_1 = {f.name for f in fields(PathArguments)} & path.settings.keys()
@@ -55,8 +54,8 @@ def artifact_config(
 
 
 def _of_classes(args, family):
-    labels = format_labels(parse_labels(args.data.class_labels or "all", family.classes))
-    return {"class_labels": labels, **({"class_names": family.class_names} if family.class_names else {})}
+    names = {"class_names": family.class_names} if family.class_names else {}
+    return {"class_labels": args.data.class_labels, **names}
 
 
 def _base(name):

@@ -274,10 +274,10 @@ def _open_path(args: DistillationArguments) -> DegradationPath:
 
 def _check_classes(folder, recorded, wanted):
     """Only classes that the path was recorded for."""
-    if not recorded or not wanted:
+    if recorded in (None, "all") or wanted is None:
         return
     there, here = (set(parse_labels(text, MOST_CLASSES)) for text in (recorded, wanted))
-    if recorded != "all" and here - there:
+    if here - there:
         raise UsageError(
             f"--degradation_path {folder} was recorded for the classes {recorded}, and --class_labels {wanted} has "
             "others: record a path."

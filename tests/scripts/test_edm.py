@@ -74,5 +74,5 @@ def test_two_processes_and_what_a_killed_pair_goes_on_with(files):
         assert run.wait() == 0, run.output
     assert differences(result(files / "out"), result(files / "whole")) == []
     config = json.loads((files / "out" / CONFIG_NAME).read_text())
-    assert config["method"]["ema_half_life"] == 20
+    assert config["method"]["ema_decay"] == 0.5 ** (2 * 2 / 20)
     assert len(DisBackPipeline.from_pretrained("out")(class_labels=[1, 3]).images) == 2

@@ -84,6 +84,16 @@ def test_adaptive_walks_to_a_student_whose_samples_vary_less(walk, student, expe
 
 
 @pytest.mark.slow
+def test_a_path_of_one_node_is_not_said_to_be_walked(walk, caplog):
+    context, path, _ = walk(node_switching="adaptive")
+    path.untrained = {"error": 1.0, "teacher_error": 0.1, "variation": 1.9, "teacher_variation": 2.0}
+    del path.nodes[2:]
+    with caplog.at_level("INFO"):
+        assert context.distillation(None).walk(path).numbers == [0]
+    assert "The path is not walked, as it has one node" in caplog.text and "vary" not in caplog.text
+
+
+@pytest.mark.slow
 def test_without_backtracking_a_path_is_not_walked(walk):
     context, path, _ = walk(no_backtracking=True, fake_score_init="fit")
     stage = backtracking(context, path)

@@ -14,7 +14,7 @@ from disback_diffusers.errors import UsageError
 from disback_diffusers.models.families.sdxl import StableDiffusionXL
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.path import DegradationPath
-from disback_diffusers.training.sources import open_sources
+from disback_diffusers.training.sources import _check_classes, open_sources
 from disback_diffusers.training.students import FullStudent, LcmLoraStudent, LoraStudent
 
 
@@ -194,6 +194,20 @@ def given_path(make_context, tmp_path):
 def test_a_path_that_leads_elsewhere_is_refused(make_args, given_path, changes, expected):
     with pytest.raises(UsageError, match=f"--degradation_path .*{expected}"):
         open_sources(make_args(degradation_path=given_path(**changes)))
+
+
+@pytest.mark.parametrize("recorded", [None, "all", "0-9", "0-2,9"])
+def test_a_path_serves_the_classes_it_was_recorded_for(recorded):
+    _check_classes("given", recorded, "0-2,9")
+    with pytest.raises(UsageError, match="was recorded for the classes 0-2,7, and --class_labels 0-2,9 has others"):
+        _check_classes("given", "0-2,7", "0-2,9")
+
+
+def test_a_distance_needs_two_prompts(make_args, tmp_path):
+    (tmp_path / "one.txt").write_text("a cat\n")
+    args = make_args(prompt_dataset=str(tmp_path / "one.txt"), log_fd_every=1, fd_reference="embedded")
+    with pytest.raises(UsageError, match="--log_fd_every needs at least 2 training prompts"):
+        open_sources(args)
 
 
 def test_a_path_has_to_leave_updates_for_the_teacher(make_args, given_path):
