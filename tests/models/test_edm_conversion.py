@@ -106,7 +106,10 @@ def test_adm_of_the_consistency_models(tmp_path, classes, scale_shift):
 
 
 def test_a_converted_folder_opens_in_plain_diffusers(tmp_path):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "classes.json").write_text("{}")  # of an earlier teacher
     save(convert(song_file(tmp_path / "edm.pkl", "NCSN++")[0]), tmp_path / "teacher")
+    assert not (tmp_path / "teacher" / "classes.json").exists()
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "teacher")
     pipeline.set_progress_bar_config(disable=True)
     assert isinstance(pipeline.unet, EDMUNet2DModel)

@@ -183,6 +183,12 @@ def test_a_run_of_version_0_1(folder):
     RunFolder("run").check(now, resume="latest")
     with pytest.raises(UsageError, match="--learning_rate is 0.0001 there, 0.1 here"):
         RunFolder("run").check({**now, "learning_rate": 0.1}, resume="latest")
+    (folder / "run" / "arguments.yaml").write_text(
+        VERSION_0_1.replace("lr_scheduler: constant", "lr_scheduler: cosine")
+    )
+    falling = {**now, "lr_scheduler": "cosine", "max_train_steps": 20_000}
+    with pytest.raises(UsageError, match="10000 there, 20000 here. It may differ only where both learning rates are"):
+        RunFolder("run").check(falling, resume="latest")
 
 
 def test_a_run_that_did_not_know_some_settings(folder):

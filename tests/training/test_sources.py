@@ -37,6 +37,7 @@ def test_the_timestep_is_that_of_the_student_s_kind(words, sd_folder, tmp_path, 
     args = parse_args([*preset, *words])
     open_sources(args)
     assert args.student.conditioning_timestep == timestep
+    assert (args.objective.guidance_scale, args.objective.guidance_max_timestep) == (2.0, 600)
     args = parse_args([*preset, *words, "--conditioning_timestep", "699"])
     open_sources(args)
     assert args.student.conditioning_timestep == 699
