@@ -98,7 +98,7 @@ def parse_args() -> argparse.Namespace:
         help="Of an EDM teacher: heun (default) takes --num_inference_steps steps of two evaluations each. pipeline: "
         "diffusers' own, for a consistency model.",
     )
-    add("--guidance_scale", type=scale, help="Only for pipelines that are not students.")
+    add("--guidance_scale", type=scale, help="Only for models that are not students.")
     add("--resolution", type=resolution, help="Size of the generated images: 1024 or 832x1216 (width x height).")
     add("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     add("--batch_size", type=whole, default=8)

@@ -19,7 +19,7 @@ from ..models.text_parts import count_longer, without_truncation_warnings
 from ..pipelines import DisBackPipeline
 from .generation import Generation, latency
 from .images import image_files
-from .pixels import HeunSampler, caller, check_sampling, is_pixel_model, known_labels, labels_of_images
+from .pixels import HeunSampler, caller, check_guidance, check_sampling, is_pixel_model, known_labels, labels_of_images
 from .protocols import PROTOCOLS, check_size
 
 
@@ -74,7 +74,8 @@ def generate(
         NotFiniteError: an image has NaN or infinite values.
     """
     if args.sampler == "heun":
-        draw = HeunSampler(resolve(args.model), DTYPES[args.dtype], args.num_inference_steps).to(accelerator.device)
+        steps, guidance_scale = args.num_inference_steps, args.guidance_scale or 1.0
+        draw = HeunSampler(resolve(args.model), DTYPES[args.dtype], steps, guidance_scale).to(accelerator.device)
         pipeline, size = None, draw.sample_size
     else:
         pipeline, call = load_pipeline(args)
@@ -133,12 +134,13 @@ def texts_of_images(args: argparse.Namespace, prompts: list[str]) -> list[str]:
                 f"--prompts is required: {args.model} is not a folder of images, so its images have to be generated."
             )
         return prompts
-    for name in ("clip_model", "resolution", "guidance_scale"):
+    for name in ("clip_model", "resolution"):
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} is for text-to-image models: leave it out.")
     artifact = Artifact.find(resolve(args.model))
     known = known_labels(artifact, args.base_model)
     check_sampling(artifact, args, known)
+    check_guidance(args, known)
     return labels_of_images(artifact, known, prompts, args.num_images)
 
 

@@ -137,15 +137,17 @@ class Instruments:
 
     def measure_repeats(self, images: Sequence[Image.Image], prompts: list[str]) -> dict:
         """As `measure`, of each of --repeats equal parts of the images: the results of the part with the lowest
-        Fréchet distance, and the distances of all. EDM's results are the lowest of three (Karras et al., 2022).
+        Fréchet distance, its first seed, and the distances of all. EDM's results are the lowest of three (Karras et
+        al., 2022).
         """
         repeats, count = self.args.repeats, len(images) // self.args.repeats
         if repeats == 1:
             return self.measure(images, prompts)
         parts = [self.measure(Part(images, i * count, count), prompts) for i in range(repeats)]
         name = "FID" if "FID" in parts[0] else "FD"
-        best = min(parts, key=lambda results: results[name])
-        return {**best, f"{name} of the repeats": [round(results[name], 4) for results in parts]}
+        i, best = min(enumerate(parts), key=lambda part: part[1][name])
+        distances = [round(results[name], 4) for results in parts]
+        return {**best, f"{name} of the repeats": distances, "first seed": self.args.seed + i * count}
 
     def measure(self, images: Sequence[Image.Image], prompts: list[str]) -> dict:
         """All numbers by name.
@@ -230,7 +232,10 @@ def card_line(args: argparse.Namespace, results: dict) -> str:
         what += f", against {results['real images']:,} of {Path(args.reference).name}"
     if args.protocol:
         what += f", protocol {args.protocol}"
-    return f"**{numbers}** ({what}; seed {args.seed}, disback-diffusers {__version__})"
+    if args.repeats > 1:
+        what += f", the set with the lowest Fréchet distance of {args.repeats}"
+    seed = results.get("first seed", args.seed)
+    return f"**{numbers}** ({what}; seed {seed}, disback-diffusers {__version__})"
 
 
 def _text(value):

@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..models.conditions import Conditions
 from ..models.denoiser import Denoiser
 from ..models.edm_conversion import CLASSES_NAME
+from ..models.embedded import resolve
 from ..models.families import EDM, open_teacher
 from ..models.labels import MOST_CLASSES, parse_labels, read_classes
 from ..models.pipeline_files import INDEX_NAME
@@ -116,6 +117,16 @@ def check_sampling(artifact: Artifact, args: argparse.Namespace, known: list[int
         raise UsageError("--num_inference_steps is required, at least 2: the steps of Heun's method.")
 
 
+def check_guidance(args: argparse.Namespace, known: list[int]) -> None:
+    """Raise a UsageError where --guidance_scale has no effect: it is for EDM teachers with an empty class."""
+    if args.guidance_scale is None:
+        return
+    if args.sampler != "heun" or not known:
+        raise UsageError("--guidance_scale is for text-to-image models and class-conditional EDM teachers: leave it out.")
+    if not open_teacher(resolve(args.model), among=[EDM]).can_be_empty:
+        raise UsageError(f"--guidance_scale: {args.model} has no empty class, which guidance needs: leave it out.")
+
+
 def caller(pipeline: DiffusionPipeline, **call) -> Draw:
     """The `draw` of a `Generation`: of prompts, or of class labels as text, or of empty texts.
 
@@ -138,13 +149,14 @@ class HeunSampler:
 
     Args:
         model (`str`): folder or Hub id. dtype (`torch.dtype`): of the network. steps (`int`): 2 steps - 1 evaluations.
+        guidance_scale (`float`): 1 is off.
 
     Raises:
         UsageError: it is no EDM teacher, or cannot be loaded.
     """
 
-    def __init__(self, model: str, dtype: torch.dtype, steps: int):
-        self.family, self.steps, self.dtype = open_teacher(model, among=[EDM]), steps, dtype
+    def __init__(self, model: str, dtype: torch.dtype, steps: int, guidance_scale: float = 1.0):
+        self.family, self.steps, self.guidance_scale = open_teacher(model, among=[EDM]), steps, guidance_scale
         self.network = self.family.load_network(dtype)
         self.sample_size = self.family.network_config["sample_size"]
 
@@ -160,8 +172,8 @@ class HeunSampler:
         family, n = self.family, len(labels)
         shape = (n, *family.buckets([])[0].shape)
         z = randn_tensor(shape, generator=generators, device=self.device)
-        given = {"labels": torch.tensor([int(label) for label in labels], device=self.device)} if labels[0] else {}
-        conditions = Conditions(given, rows=n)
+        encode = family.load_encoder(self.device)
+        conditions, empty = encode(labels), encode([""] * n)
         teacher = Denoiser(family, self.network, family.schedule, device=self.device)
-        x0 = family.sample(teacher, z, conditions, conditions, self.steps)
+        x0 = family.sample(teacher, z, conditions, empty, self.steps, self.guidance_scale)
         return family.decode(x0).permute(0, 2, 3, 1).numpy()

@@ -50,6 +50,9 @@ def test_a_student_of_classes_and_the_lowest_of_three(folder, monkeypatch):
     distances = found["FD of the repeats"]
     assert len(set(distances)) == 3 and found["FD"] == pytest.approx(min(distances), abs=1e-3)
     assert f"FD {found['FD']:.4g}" in printed
+    seed = 6 * distances.index(min(distances))
+    assert found["first seed"] == seed
+    assert f"the set with the lowest Fréchet distance of 3; seed {seed}," in printed
 
 
 def test_labels_in_a_file_and_a_teacher_by_heuns_method(folder, monkeypatch):
@@ -64,6 +67,20 @@ def test_labels_in_a_file_and_a_teacher_by_heuns_method(folder, monkeypatch):
     image = np.asarray(Image.open("evaluation/images/000001.png"), dtype=float) / 255
     expected = family.decode(family.sample(*given, None, 3))[0].permute(1, 2, 0).numpy()
     assert np.abs(image - expected).max() < 0.01
+
+
+def test_a_guided_teacher(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    save_teacher(folder / "guided", classes=4, empty=4)
+    finish("guided", "--num_images", "6", "--num_inference_steps", "2", "--guidance_scale", "3")
+    family = open_teacher("guided")
+    z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = Denoiser(family, family.load_network(), family.schedule), z
+    label, empty = (Conditions({"labels": torch.tensor([number])}) for number in (1, 4))
+    image = np.asarray(Image.open("evaluation/images/000001.png"), dtype=float) / 255
+    guided, unguided = (family.decode(family.sample(*given, label, empty, 2, scale)) for scale in (3.0, 1.0))
+    assert np.abs(image - guided[0].permute(1, 2, 0).numpy()).max() < 0.01
+    assert (guided - unguided).abs().max() > 0.05
 
 
 def test_a_consistency_models_scheduler_leaves_it_open(folder, monkeypatch):
@@ -107,6 +124,12 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
         ),
         ("plain --prompts labels.txt", "--prompts: plain is unconditional: leave it out"),
         ("student --num_images 4 --resolution 64", "--resolution is for text-to-image models"),
+        (
+            "pixels --num_images 4 --num_inference_steps 2 --guidance_scale 2",
+            "--guidance_scale: pixels has no empty class, which guidance needs",
+        ),
+        ("plain --num_images 4 --guidance_scale 2", "--guidance_scale is for text-to-image models and class-cond"),
+        ("student --num_images 4 --guidance_scale 1", "--guidance_scale is for text-to-image models and class-cond"),
         ("student --num_images 4 --clip_model clip", "--clip_model is for text-to-image models"),
         ("student --num_images 4 --protocol edm-50k --reference large", "--protocol edm-50k resizes nothing, but"),
         ("student --num_images 4 --num_inference_steps 2", "this student was trained for 1"),
