@@ -20,12 +20,11 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import CMStochasticIterativeScheduler, EDMEulerScheduler, UNet2DModel
+from gpu.pixel_models import TEACHERS
 
 from disback_diffusers.files import user_path
 from disback_diffusers.models.edm_conversion import save
-from disback_diffusers.models.edm_renaming import SIGMA_RANGE, Converted, adm_config
-from disback_diffusers.models.edm_unet import EDMUNet2DModel
+from disback_diffusers.models.edm_renaming import Converted
 from disback_diffusers.training.build import DTYPES
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.distill import distill
@@ -34,17 +33,6 @@ from disback_diffusers.training.prepare import prepare
 
 
 PRESETS = Path(__file__).parents[1] / "train_scripts" / "presets"
-OF_EDM = EDMEulerScheduler(**SIGMA_RANGE, sigma_data=0.5)
-OF_OPENAI = CMStochasticIterativeScheduler(**SIGMA_RANGE, sigma_data=0.5)
-DDPMPP = {"sample_size": 64, "base_channels": 128, "channel_multipliers": (1, 2, 2, 2), "layers_per_block": 4,
-          "attention_resolutions": (16,), "augment_dim": 9}  # fmt: skip
-ADM64 = adm_config(64, [192, 384, 576, 768], 3, [False, True, True, True], 1001, scale_shift=True)
-ADM256 = adm_config(256, [256, 256, 512, 512, 1024, 1024], 2, [False] * 3 + [True] * 3, None, scale_shift=True)
-TEACHERS = {  # network, scheduler, classes, empty class
-    "ffhq64": (EDMUNet2DModel, DDPMPP, OF_EDM, 0, None),
-    "imagenet64": (UNet2DModel, ADM64, OF_EDM, 1000, 1000),
-    "lsun256": (UNet2DModel, ADM256, OF_OPENAI, 0, None),
-}
 ONE_UPDATE = {
     "train_batch_size": 1, "max_train_steps": 1, "mixed_precision": "no", "validation_steps": 0, "logging_steps": 1,
     "checkpointing_steps": 1000, "validation_inference_steps": 2, "no_backtracking": True, "node_switching": "fixed",

@@ -28,6 +28,8 @@ PARTS = [  # by worth; compilation is last, as nobody knows how long it takes
     Part("inference", "gpu.inference:inference", 90),
     Part("options", "gpu.options:optimizer_and_attention", 80, BOTH),
     Part("demo", "gpu.demo:demo", 120),
+    Part("edm_imagenet64", "gpu.training:preset", 60, (), ("edm_imagenet64",)),
+    Part("edm_lsun256", "gpu.training:preset", 60, (), ("edm_lsun256",)),
     Part("compile", "gpu.options:compilation", 600, BITSANDBYTES),
 ]
 UNWRITTEN = "cannot be written to"

@@ -7,14 +7,15 @@
 #     bash benchmarks/on_gpu.sh               # there, in a copy of this checkout with benchmarks/wheels/
 #     bash benchmarks/on_gpu.sh --rehearse    # anywhere, in under a minute: all of it with tiny models on the CPU
 #
-# SDXL at 1024x1024 and SD 1.5 at 512x512 have their full size but random weights and prompt embeddings, so nothing is
-# downloaded. Training steps are those of the presets, by the code that trains. Parts, in this order:
+# SDXL at 1024x1024, SD 1.5 at 512x512 and the pixel-space teachers have their full size but random weights and prompt
+# embeddings, so nothing is downloaded. Training steps are those of the presets, by the code that trains. Parts, in this order:
 #
 #     sdxl_24gb, sd15_24gb, sdxl_80gb   memory and seconds a step of a preset, and what --dry_run computes
 #     textbook     the step as it is usually written, with three full UNets, and ours at the same settings
 #     inference    images a second: a student in one step, its teacher in 50
 #     options      AdamW and its 8-bit form, SDPA and xformers
 #     demo         the demo trained in bf16 and in fp16, to its FD
+#     edm_imagenet64, edm_lsun256       as the first three, of the paper's pixel-space teachers
 #     compile      one-step inference and a training step, without and with torch.compile; it has what time is left,
 #                  and may need a call of its own: --only compile
 #

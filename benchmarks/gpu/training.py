@@ -21,6 +21,7 @@ from disback_diffusers.training.switching import NodeWalk
 
 from .lab import OUT_OF_MEMORY, LeftOut, card_gib, mark, memory, release, seconds_between, seconds_of
 from .models import FAMILIES, write_configs
+from .pixel_models import RandomEDM, write_pixel_configs
 
 
 PRESETS = Path(__file__).parents[2] / "train_scripts" / "presets"
@@ -30,7 +31,6 @@ SHOWN = """
     allow_tf32 use_8bit_adam enable_xformers_memory_efficient_attention compile guidance_scale seed
 """.split()
 TINY = {
-    "resolution": 32,
     "lora_rank": 2,
     "lora_target_modules": "attention",
     "train_batch_size": 1,
@@ -43,20 +43,23 @@ def checked(lab, preset, **changes):
 
     AdamW is taken where bitsandbytes is left out.
     """
-    folder, family = Path(tempfile.mkdtemp(dir=lab.work)), preset.split("_")[0]
-    write_configs(folder / "teacher", family, tiny=lab.rehearse)
-    (folder / "prompts.txt").write_text("\n".join(f"picture number {i}" for i in range(64)), encoding="utf-8")
+    folder, (family, name) = Path(tempfile.mkdtemp(dir=lab.work)), preset.split("_")
     changes["pretrained_teacher_model"] = folder / "teacher"
-    changes["prompt_dataset"] = folder / "prompts.txt"
     changes["output_dir"] = folder / "run"
-    changes["pretrained_vae_model_name_or_path"] = ""
+    if family == "edm":
+        write_pixel_configs(folder / "teacher", name, tiny=lab.rehearse)
+    else:
+        write_configs(folder / "teacher", family, tiny=lab.rehearse)
+        (folder / "prompts.txt").write_text("\n".join(f"picture number {i}" for i in range(64)), encoding="utf-8")
+        changes["prompt_dataset"] = folder / "prompts.txt"
+        changes["pretrained_vae_model_name_or_path"] = ""
     if "bitsandbytes" in lab.left_out:
         changes["use_8bit_adam"] = False
     if lab.rehearse:
-        changes |= TINY
+        changes |= TINY if family == "edm" else {**TINY, "resolution": 32}
     words = [f"--{name}={value}" for name, value in changes.items()]
     args = parse_args(["--config", str(PRESETS / f"{preset}.yaml"), *words])
-    cls = FAMILIES[family]
+    cls = RandomEDM if family == "edm" else FAMILIES[family]
     cls.device = lab.device
     return args, *prepare(args, [cls])
 
