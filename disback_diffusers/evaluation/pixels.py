@@ -13,7 +13,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..artifact.card import PIXEL_PIPELINES
 from ..artifact.load import UNET_CONFIGS, Artifact, fetch, read_json
 from ..errors import UsageError
-from ..models.conditions import Conditions
 from ..models.denoiser import Denoiser
 from ..models.edm_conversion import CLASSES_NAME
 from ..models.embedded import resolve
@@ -122,7 +121,7 @@ def check_guidance(args: argparse.Namespace, known: list[int]) -> None:
     if args.guidance_scale is None:
         return
     if args.sampler != "heun" or not known:
-        raise UsageError("--guidance_scale is for text-to-image models and class-conditional EDM teachers: leave it out.")
+        raise UsageError("--guidance_scale is for text-to-image models and class-conditional EDM teachers.")
     if not open_teacher(resolve(args.model), among=[EDM]).can_be_empty:
         raise UsageError(f"--guidance_scale: {args.model} has no empty class, which guidance needs: leave it out.")
 
