@@ -44,6 +44,24 @@ def test_the_network_is_inside_of_edms_preconditioning(tmp_path, kind, scale):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["edm", "ours"])
+def test_a_forward_does_not_look_through_all_modules(tmp_path, kind, monkeypatch):
+    """Diffusers' `dtype` does: with adapters on a large network, it takes as long as the forward."""
+    denoiser = teacher_of(open_teacher(save_teacher(tmp_path / "teacher", kind, classes=4)))
+    seen, every = [], denoiser.network.named_modules
+
+    def named_modules(*args, **kwargs):
+        for module in every(*args, **kwargs):
+            seen.append(module)
+            yield module
+
+    monkeypatch.setattr(denoiser.network, "named_modules", named_modules)
+    t, labels = torch.tensor([1.0, 80.0]), Conditions({"labels": torch.tensor([0, 3])})
+    assert denoiser.output(torch.randn(2, 3, 8, 8), t, labels).shape == (2, 3, 8, 8)
+    assert 0 < len(seen) < 20 < len(list(every()))
+    assert denoiser.network.dtype == torch.float32
+
+
 def test_the_exact_denoiser_of_gaussian_data_has_the_exact_score(tmp_path):
     """Data N(m, d^2): D(x) = (d^2 x + s^2 m) / (d^2 + s^2), whose score is -(x - m) / (d^2 + s^2)."""
     schedule, mean, std = open_teacher(save_teacher(tmp_path)).schedule, 0.3, 0.5

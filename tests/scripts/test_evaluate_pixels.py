@@ -128,8 +128,14 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
             "pixels --num_images 4 --num_inference_steps 2 --guidance_scale 2",
             "--guidance_scale: pixels has no empty class, which guidance needs",
         ),
-        ("plain --num_images 4 --guidance_scale 2", "--guidance_scale is for text-to-image models and class-conditional"),
-        ("student --num_images 4 --guidance_scale 1", "--guidance_scale is for text-to-image models and class-conditional"),
+        (
+            "plain --num_images 4 --guidance_scale 2",
+            "--guidance_scale is for text-to-image models and class-conditional",
+        ),
+        (
+            "student --num_images 4 --guidance_scale 1",
+            "--guidance_scale is for text-to-image models and class-conditional",
+        ),
         ("student --num_images 4 --clip_model clip", "--clip_model is for text-to-image models"),
         ("student --num_images 4 --protocol edm-50k --reference large", "--protocol edm-50k resizes nothing, but"),
         ("student --num_images 4 --num_inference_steps 2", "this student was trained for 1"),

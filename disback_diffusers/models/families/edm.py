@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DModel
 from huggingface_hub import hf_hub_download
 
 from ...diffusion.guidance import guided_output
@@ -24,6 +23,7 @@ from ..roles import ALL_TARGETS, ATTENTION_TARGETS
 from ..sizes import Bucket, pixels
 from ..source import ModelSource
 from ..teacher_scheduler import teacher_scheduler
+from ..unet_2d import UNet2DModel
 from .base import Family
 
 
