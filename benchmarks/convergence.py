@@ -42,7 +42,7 @@ def run(
     add_seconds(stages)
     rows = [
         {"step": r["step"], "seconds": round(r["seconds"], 1), "fd": round(r["fd"], 4)}
-        | ({"retrieval": r["retrieval"]} if "retrieval" in r else {})
+        | {name: r[name] for name in ("retrieval", "mismatch") if name in r}
         for r in stages["backtracking"]
         if "fd" in r
     ]

@@ -23,6 +23,7 @@ import os
 import platform
 import tempfile
 from pathlib import Path
+from statistics import median
 
 import diffusers
 import torch
@@ -90,8 +91,18 @@ def name_of(arm, sigma, rate):
     return f"{arm}, sigma {sigma:g}, rate {rate:g}"
 
 
+def along(runs: dict[str, dict[str, list]], seeds: list[str], key: str) -> list[str]:
+    """Lines of a Markdown table: the medians of the seeds along the training."""
+    updates = [row["step"] for row in next(iter(runs.values()))[seeds[0]]]
+    lines = [f"| updates | {' | '.join(map(str, updates))} |", "| --- " * (len(updates) + 1) + "|"]
+    for arm, of_seeds in runs.items():
+        medians = [median(row[key] for row in rows) for rows in zip(*(of_seeds[seed] for seed in seeds), strict=True)]
+        lines.append(f"| {arm} | {' | '.join(f'{value:.1f}' for value in medians)} |")
+    return lines
+
+
 def report(record: dict, args) -> None:
-    """A table and a plot for each sigma and rate of which all seeds are there."""
+    """Tables and a plot for each sigma and rate, of the seeds of which all runs are there."""
     for sigma, rate in itertools.product(args.sigmas, args.rates):
         runs = {arm: record["runs"].get(name_of(arm, sigma, rate), {}) for arm in args.arms}
         seeds = [seed for seed in map(str, args.seeds) if all(seed in of_seeds for of_seeds in runs.values())]
@@ -99,7 +110,9 @@ def report(record: dict, args) -> None:
             continue
         curves = {arm: as_curves(of_seeds, seeds) for arm, of_seeds in runs.items()}
         title = f"sigma {sigma:g}, learning rate {rate:g}"
-        print(f"\n{title}, {len(seeds)} seeds\n", *table(curves, "none"), sep="\n")
+        print(f"\n{title}, {len(seeds)} seeds\n", *along(runs, seeds, "fd"), "", *table(curves, "none"), sep="\n")
+        if "--log_mismatch_every" in args.more:
+            print("", *along(runs, seeds, "mismatch"), sep="\n")
         name = f"{args.output.stem}_{sigma:g}_{rate:g}.png"
         plot(curves, title, "Fréchet distance").savefig(args.output.with_name(name), dpi=110)
 
