@@ -5,10 +5,11 @@
 #
 #     bash benchmarks/on_gpu_wheels.sh        # beforehand, where there is a network: what the GPU machine lacks
 #     bash benchmarks/on_gpu.sh               # there, in a copy of this checkout with benchmarks/wheels/
-#     bash benchmarks/on_gpu.sh --rehearse    # anywhere, in under a minute: all of it with tiny models on the CPU
+#     bash benchmarks/on_gpu.sh --rehearse    # anywhere, in about a minute: all of it with tiny models on the CPU
 #
 # SDXL at 1024x1024, SD 1.5 at 512x512 and the pixel-space teachers have their full size but random weights and prompt
-# embeddings, so nothing is downloaded. Training steps are those of the presets, by the code that trains. Parts, in this order:
+# embeddings, so nothing is downloaded. Training steps are those of the presets, by the code that trains. Parts, in
+# this order:
 #
 #     sdxl_24gb, sd15_24gb, sdxl_80gb   memory and seconds a step of a preset, and what --dry_run computes
 #     textbook     the step as it is usually written, with three full UNets, and ours at the same settings

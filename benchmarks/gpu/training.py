@@ -38,28 +38,32 @@ TINY = {
 }
 
 
+def write_teacher(folder, preset, tiny):
+    """Write the preset's teacher, and prompts where it has some: (its class, what else the command line needs)."""
+    family, name = preset.split("_")
+    if family == "edm":
+        write_pixel_configs(folder / "teacher", name, tiny)
+        return RandomEDM, {}
+    write_configs(folder / "teacher", family, tiny)
+    (folder / "prompts.txt").write_text("\n".join(f"picture number {i}" for i in range(64)), encoding="utf-8")
+    words = {"prompt_dataset": folder / "prompts.txt", "pretrained_vae_model_name_or_path": ""}
+    return FAMILIES[family], words | ({"resolution": 32} if tiny else {})
+
+
 def checked(lab, preset, **changes):
     """A preset with a teacher of random weights, checked: (args, sources, accelerator, run folder).
 
     AdamW is taken where bitsandbytes is left out.
     """
-    folder, (family, name) = Path(tempfile.mkdtemp(dir=lab.work)), preset.split("_")
-    changes["pretrained_teacher_model"] = folder / "teacher"
-    changes["output_dir"] = folder / "run"
-    if family == "edm":
-        write_pixel_configs(folder / "teacher", name, tiny=lab.rehearse)
-    else:
-        write_configs(folder / "teacher", family, tiny=lab.rehearse)
-        (folder / "prompts.txt").write_text("\n".join(f"picture number {i}" for i in range(64)), encoding="utf-8")
-        changes["prompt_dataset"] = folder / "prompts.txt"
-        changes["pretrained_vae_model_name_or_path"] = ""
+    folder = Path(tempfile.mkdtemp(dir=lab.work))
+    cls, own = write_teacher(folder, preset, tiny=lab.rehearse)
+    changes |= {**own, "pretrained_teacher_model": folder / "teacher", "output_dir": folder / "run"}
     if "bitsandbytes" in lab.left_out:
         changes["use_8bit_adam"] = False
     if lab.rehearse:
-        changes |= TINY if family == "edm" else {**TINY, "resolution": 32}
+        changes |= TINY
     words = [f"--{name}={value}" for name, value in changes.items()]
     args = parse_args(["--config", str(PRESETS / f"{preset}.yaml"), *words])
-    cls = RandomEDM if family == "edm" else FAMILIES[family]
     cls.device = lab.device
     return args, *prepare(args, [cls])
 

@@ -74,7 +74,7 @@ def generate(
         NotFiniteError: an image has NaN or infinite values.
     """
     if args.sampler == "heun":
-        steps, guidance_scale = args.num_inference_steps, args.guidance_scale or 1.0
+        steps, guidance_scale = args.num_inference_steps, 1.0 if args.guidance_scale is None else args.guidance_scale
         draw = HeunSampler(resolve(args.model), DTYPES[args.dtype], steps, guidance_scale).to(accelerator.device)
         pipeline, size = None, draw.sample_size
     else:

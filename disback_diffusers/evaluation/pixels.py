@@ -62,7 +62,9 @@ def known_labels(artifact: Artifact, base_model: str | None = None) -> list[int]
     try:
         return list(range(read_classes(read_json(folder / CLASSES_NAME), rows)[0]))
     except ValueError as error:
-        raise UsageError(f"{source} has a {CLASSES_NAME} that does not fit its network: {error}.") from None
+        raise UsageError(
+            f"{source} has a {CLASSES_NAME} that does not fit its network: {str(error).rstrip('.')}."
+        ) from None
 
 
 def labels_of_images(artifact: Artifact, known: list[int], given: Sequence[str], count: int | None) -> list[str]:
@@ -148,7 +150,7 @@ class HeunSampler:
 
     Args:
         model (`str`): folder or Hub id. dtype (`torch.dtype`): of the network. steps (`int`): 2 steps - 1 evaluations.
-        guidance_scale (`float`): 1 is off.
+        guidance_scale (`float`): 0 is unconditional, 1 is off.
 
     Raises:
         UsageError: it is no EDM teacher, or cannot be loaded.

@@ -1,15 +1,15 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Diffusers' `UNet2DModel`, whose training does not wait for Python."""
+"""Diffusers' `UNet2DModel` with a fast `dtype`."""
 
 import diffusers
 import torch
 
 
 class UNet2DModel(diffusers.UNet2DModel):
-    """Under the same name, as that is what config.json says.
+    """A `UNet2DModel` whose forward takes less time in Python.
 
-    Its forward needs its own dtype, once or twice. Diffusers looks through all modules for it, of which adapters add
-    thousands.
+    The forward reads `dtype` once, with classes twice. Diffusers' own property goes through all modules each time, and
+    adapters add thousands of them. The class keeps its name, which is saved in config.json.
     """
 
     @property

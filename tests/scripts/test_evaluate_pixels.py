@@ -69,16 +69,17 @@ def test_labels_in_a_file_and_a_teacher_by_heuns_method(folder, monkeypatch):
     assert np.abs(image - expected).max() < 0.01
 
 
-def test_a_guided_teacher(folder, monkeypatch):
+@pytest.mark.parametrize("scale", [3.0, 0.0])
+def test_a_guided_teacher(folder, monkeypatch, scale):
     monkeypatch.chdir(folder)
     save_teacher(folder / "guided", classes=4, empty=4)
-    finish("guided", "--num_images", "6", "--num_inference_steps", "2", "--guidance_scale", "3")
+    finish("guided", "--num_images", "6", "--num_inference_steps", "2", "--guidance_scale", str(scale))
     family = open_teacher("guided")
     z = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     given = Denoiser(family, family.load_network(), family.schedule), z
     label, empty = (Conditions({"labels": torch.tensor([number])}) for number in (1, 4))
     image = np.asarray(Image.open("evaluation/images/000001.png"), dtype=float) / 255
-    guided, unguided = (family.decode(family.sample(*given, label, empty, 2, scale)) for scale in (3.0, 1.0))
+    guided, unguided = (family.decode(family.sample(*given, label, empty, 2, s)) for s in (scale, 1.0))
     assert np.abs(image - guided[0].permute(1, 2, 0).numpy()).max() < 0.01
     assert (guided - unguided).abs().max() > 0.05
 
