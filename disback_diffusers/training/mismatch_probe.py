@@ -12,8 +12,11 @@ from .parallel import Replicated
 
 
 PROMPTS = 4
-SAMPLES = 64  # of each prompt; they are the reference of its stable target field
-TIMES = (0.2, 0.4, 0.6, 0.8)  # shares of the timesteps, or of the steps of EDM's sampler
+SAMPLES = 256  # of all prompts; those of one prompt are the reference of its stable target field
+TIMES = (0.2, 0.4, 0.6, 0.8)  # shares of the timesteps
+# Shares of the steps of EDM's sampler. With less noise, a sample is nearest to itself by far. The true score is then
+# its own noise, and all that is measured is how hard the sample is to denoise.
+LEVELS = (0.75, 0.8, 0.85, 0.9)
 
 
 class MismatchProbe:
@@ -32,8 +35,11 @@ class MismatchProbe:
         self.networks, self.batches, self.parallel, self.every = networks, batches, parallel, every
         is_conditional = networks.family.uses_prompts or networks.family.classes
         self.prompts = range(min(PROMPTS, len(batches.shown)) if is_conditional else 1)
-        self.times = times_at(networks.family.schedule, TIMES).repeat(SAMPLES // len(TIMES))
-        shape = (2, SAMPLES, *batches.buckets[0].shape)
+        self.samples = SAMPLES // len(self.prompts)
+        schedule = networks.family.schedule
+        times = times_at(schedule, LEVELS if schedule.num_train_timesteps is None else TIMES)
+        self.times = times.repeat(-(-self.samples // len(times)))[: self.samples]
+        shape = (2, self.samples, *batches.buckets[0].shape)
         self.z, self.noise = torch.randn(shape, generator=generator("mismatch"))
 
     @torch.no_grad()
@@ -44,7 +50,7 @@ class MismatchProbe:
         return {"mismatch": torch.cat(degrees).mean().item()}
 
     def _of(self, prompt):
-        """Of one prompt, (SAMPLES,)."""
+        """Of one prompt, (samples,)."""
         device, schedule = self.parallel.device, self.networks.family.schedule
 
         def measure(rows):
@@ -55,5 +61,5 @@ class MismatchProbe:
             x_t = schedule.add_noise(x0, self.noise[rows].to(device), times)
             return torch.stack([x0, x_t, self.networks.teacher.score(x_t, times, conditions)], dim=1)
 
-        x0, x_t, score = self.parallel.map(measure, SAMPLES, self.batches.batch_size).unbind(1)
+        x0, x_t, score = self.parallel.map(measure, self.samples, self.batches.batch_size).unbind(1)
         return mismatch_degree(score, x_t, self.times.to(device), x0, schedule)

@@ -2,14 +2,17 @@
 """The mismatch degree as it is measured in training."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import load_dataset
 from stepping import backtracking
 
 from disback_diffusers.training.run_folder import RunFolder
 
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMPTS = ["a red cat", "a blue dog"]
 
 
@@ -64,3 +67,19 @@ def test_training_goes_on_as_without_it(make_context, tmp_path):
     assert without == {2: None, 4: None, 6: None, 8: None}
     assert [step for step, value in with_it.items() if value] == [3, 6] and set(with_it) == {2, 3, 4, 6, 8}
     assert all(torch.equal(plain[key], student[key]) for key in plain)
+
+
+@pytest.mark.slow
+def test_real_images_have_less_of_it_than_an_untrained_pixel_student(make_context, monkeypatch):
+    """Though its images, all nearly the mean image, are easier to denoise than real ones."""
+    teacher = EXAMPLES / "tiny_edm" / "unconditional"
+    files = {"pretrained_teacher_model": str(teacher), "prompt_dataset": None, "resolution": [], "student": "full"}
+    context = make_context(**files, train_batch_size=64, log_mismatch_every=1)
+    (probe,) = context.probes
+    untrained = probe()["mismatch"]
+    data = load_dataset("parquet", data_files=str(EXAMPLES / "data" / "noto_emoji_32.parquet"), split="train")
+    images = [torch.tensor(list(image.convert("RGB").tobytes())) for image in data[:: len(data) // 256]["image"]]
+    real = torch.stack(images).view(-1, 32, 32, 3).permute(0, 3, 1, 2) / 127.5 - 1
+    batches = iter(real.split(64))
+    monkeypatch.setattr(type(context.student), "__call__", lambda self, z, conditions: next(batches))
+    assert probe()["mismatch"] < 0.8 * untrained
