@@ -20,7 +20,8 @@ def stable_target_score(
     p_t is taken as the mixture of N(alpha x0, sigma^2 I) over the reference samples x0, whose score is
     (alpha E[x0 | x_t] - x_t) / sigma^2 with the posterior mean as a softmax over the samples. For samples of some
     distribution it tends to that distribution's own score, with an error like 1/sqrt(m); the fewer of them are
-    within sigma of x_t, the larger m must be.
+    within sigma of x_t, the larger m must be. Where a sample is noised and is itself among the m, its own weight is
+    nearly 1 until ln m is about the squared distance to the others over 2 sigma^2.
 
     Args:
         x_t (`torch.Tensor` of shape `(n, ...)`): where.
