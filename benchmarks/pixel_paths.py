@@ -97,7 +97,7 @@ def along(runs: dict[str, dict[str, list]], seeds: list[str], key: str) -> list[
     lines = [f"| updates | {' | '.join(map(str, updates))} |", "| --- " * (len(updates) + 1) + "|"]
     for arm, of_seeds in runs.items():
         medians = [median(row[key] for row in rows) for rows in zip(*(of_seeds[seed] for seed in seeds), strict=True)]
-        lines.append(f"| {arm} | {' | '.join(f'{value:.3g}' for value in medians)} |")
+        lines.append(f"| {arm} | {' | '.join(f'{value:.4g}' for value in medians)} |")
     return lines
 
 

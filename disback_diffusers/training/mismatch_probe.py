@@ -38,7 +38,7 @@ class MismatchProbe:
         self.samples = SAMPLES // len(self.prompts)
         schedule = networks.family.schedule
         times = times_at(schedule, LEVELS if schedule.num_train_timesteps is None else TIMES)
-        self.times = times.repeat(-(-self.samples // len(times)))[: self.samples]
+        self.times = times[torch.arange(self.samples) % len(times)]
         shape = (2, self.samples, *batches.buckets[0].shape)
         self.z, self.noise = torch.randn(shape, generator=generator("mismatch"))
 
