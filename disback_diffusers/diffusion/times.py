@@ -93,6 +93,15 @@ def times_at(schedule: NoiseSchedule, shares: Sequence[float]) -> torch.Tensor:
     return torch.tensor([round(first + share * (last - first)) for share in shares])
 
 
+def times_of_noise(schedule: NoiseSchedule, ratios: torch.Tensor) -> torch.Tensor:
+    """The times `(n,)` at which sigma / alpha is nearest to these ratios, `(n,)`."""
+    if schedule.num_train_timesteps is None:
+        return ratios.clamp(*schedule.time_range)
+    steps = torch.arange(schedule.num_train_timesteps)
+    alpha, sigma = schedule.alpha_sigma(steps, torch.empty(len(steps)))
+    return (sigma / alpha - ratios[:, None]).abs().argmin(dim=1)
+
+
 def karras_levels(first: float, last: float, steps: int) -> torch.Tensor:
     """The noise levels of EDM's sampler, `(steps + 1,)`, float64, descending to 0 (Karras et al., 2022, Eq. 5)."""
     low, high = first ** (1 / RHO), last ** (1 / RHO)

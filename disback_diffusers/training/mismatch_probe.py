@@ -1,10 +1,13 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """`--log_mismatch_every`: how far the teacher's score is from the true one on the student's samples (Eq. 9)."""
 
+import math
+
 import torch
 
+from ..diffusion.noise import NoiseSchedule
 from ..diffusion.target_field import mismatch_degree
-from ..diffusion.times import times_at
+from ..diffusion.times import times_at, times_of_noise
 from ..models.batch import generator
 from .batches import BatchSource
 from .networks import Networks
@@ -13,10 +16,19 @@ from .parallel import Replicated
 
 PROMPTS = 4
 SAMPLES = 256  # of all prompts; those of one prompt are the reference of its stable target field
-TIMES = (0.2, 0.4, 0.6, 0.8)  # shares of the timesteps
-# Shares of the steps of EDM's sampler. With less noise, a sample is nearest to itself by far. The true score is then
-# its own noise, and all that is measured is how hard the sample is to denoise.
-LEVELS = (0.75, 0.8, 0.85, 0.9)
+TIMES = (0.2, 0.4, 0.6, 0.8)  # of latents, as shares of the timesteps
+LEVELS = (1.4, 2.0, 2.7, 3.5)  # of images, as multiples of the noise at which a sample is no longer nearest to itself
+IMAGE_STD = 0.5
+
+
+def image_times(schedule: NoiseSchedule, shape: tuple[int, ...], samples: int) -> torch.Tensor:
+    """Times `(4,)` at which the true score of so many images of this shape can be estimated.
+
+    With less noise, a noised sample is nearest to itself by far: its own weight in the stable target field is nearly
+    1. All that is measured then is how hard the samples are to denoise, and samples near the mean image are easy.
+    """
+    least = IMAGE_STD * math.sqrt(math.prod(shape) / math.log(samples))
+    return times_of_noise(schedule, least * torch.tensor(LEVELS))
 
 
 class MismatchProbe:
@@ -36,11 +48,11 @@ class MismatchProbe:
         is_conditional = networks.family.uses_prompts or networks.family.classes
         self.prompts = range(min(PROMPTS, len(batches.shown)) if is_conditional else 1)
         self.samples = SAMPLES // len(self.prompts)
-        schedule = networks.family.schedule
-        times = times_at(schedule, LEVELS if schedule.num_train_timesteps is None else TIMES)
+        schedule, shape = networks.family.schedule, batches.buckets[0].shape
+        in_pixels = not networks.family.uses_prompts
+        times = image_times(schedule, shape, self.samples) if in_pixels else times_at(schedule, TIMES)
         self.times = times[torch.arange(self.samples) % len(times)]
-        shape = (2, self.samples, *batches.buckets[0].shape)
-        self.z, self.noise = torch.randn(shape, generator=generator("mismatch"))
+        self.z, self.noise = torch.randn(2, self.samples, *shape, generator=generator("mismatch"))
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:

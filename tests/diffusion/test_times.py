@@ -8,7 +8,14 @@ import torch
 from diffusers import DDPMScheduler
 
 from disback_diffusers.diffusion.noise import NoiseSchedule
-from disback_diffusers.diffusion.times import LogUniformTimes, UniformTimes, karras_levels, times_at, training_times
+from disback_diffusers.diffusion.times import (
+    LogUniformTimes,
+    UniformTimes,
+    karras_levels,
+    times_at,
+    times_of_noise,
+    training_times,
+)
 
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -110,3 +117,17 @@ def test_times_at_shares_of_a_schedule():
     assert levels[0] < 0.004 and 2 < levels[1] < 3 and 70 < levels[2] < 80  # the middle of the sampler's steps
     timesteps = times_at(NoiseSchedule.from_scheduler(DDPMScheduler().config), (0.2, 0.8))
     assert timesteps.tolist() == [200, 799]
+
+
+def test_times_of_a_noise_ratio():
+    """The nearest timesteps; an EDM schedule has the level itself. Beyond the schedule, its last time."""
+    levels = torch.tensor([0.7, 5.0, 40.0, 1e6])
+    torch.testing.assert_close(times_of_noise(NoiseSchedule.edm(0.002, 80.0), levels), torch.tensor([0.7, 5, 40, 80]))
+    schedule = NoiseSchedule.from_scheduler(DDPMScheduler().config)
+    times = times_of_noise(schedule, levels)
+    products = DDPMScheduler().alphas_cumprod
+    around = [((1 - products[t]) / products[t]).sqrt() for t in (times[:3] - 1, times[:3] + 1)]
+    assert (around[0] < levels[:3]).all() and (levels[:3] < around[1]).all()
+    assert times[3] == 999
+    zero_snr = NoiseSchedule.from_scheduler(DDPMScheduler(rescale_betas_zero_snr=True).config)
+    assert times_of_noise(zero_snr, levels[:3]).max() < 999  # where the ratio is infinite

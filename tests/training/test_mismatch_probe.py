@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The mismatch degree as it is measured in training."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from datasets import load_dataset
 from stepping import backtracking
 
+from disback_diffusers.training import mismatch_probe
 from disback_diffusers.training.run_folder import RunFolder
 
 
@@ -67,6 +69,27 @@ def test_training_goes_on_as_without_it(make_context, tmp_path):
     assert without == {2: None, 4: None, 6: None, 8: None}
     assert [step for step, value in with_it.items() if value] == [3, 6] and set(with_it) == {2, 3, 4, 6, 8}
     assert all(torch.equal(plain[key], student[key]) for key in plain)
+
+
+@pytest.mark.slow
+def test_the_teachers_samples_have_less_of_it_than_an_untrained_student(make_context, monkeypatch):
+    """In latents, at each of the times."""
+    monkeypatch.setattr(mismatch_probe, "SAMPLES", 64)
+    files = {"pretrained_teacher_model": "embedded", "prompt_dataset": "embedded", "resolution": []}
+    context = make_context(**files, train_batch_size=64, log_mismatch_every=1)
+    (probe,) = context.probes
+    times, untrained = probe.times.unique(), []
+    for t in times:
+        probe.times = torch.full_like(probe.times, t)
+        untrained.append(probe()["mismatch"])
+    conditions = [context.batches.shown_conditions([i]).expand(len(probe.z)) for i in probe.prompts]
+    with torch.no_grad():
+        samples = [context.family.sample(context.networks.teacher, probe.z, each, each, 8) for each in conditions]
+    batches = itertools.cycle(samples)
+    monkeypatch.setattr(type(context.student), "__call__", lambda self, z, conditions: next(batches))
+    for t, degree in zip(times, untrained, strict=True):
+        probe.times = torch.full_like(probe.times, t)
+        assert probe()["mismatch"] < 0.9 * degree
 
 
 @pytest.mark.slow
