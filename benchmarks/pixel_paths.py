@@ -31,7 +31,7 @@ from convergence import as_curves, run
 from datasets import load_dataset
 from speed_up import plot, table
 
-from disback_diffusers.diffusion.target_field import mismatch_degree
+from disback_diffusers.diffusion.target_field import LEVELS, image_times, squared_mismatch
 from disback_diffusers.evaluation.extractors import load_extractor
 from disback_diffusers.evaluation.images import features_of
 from disback_diffusers.evaluation.reference import Reference
@@ -40,7 +40,7 @@ from disback_diffusers.models.batch import generator
 from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.families import EDM, open_teacher
-from disback_diffusers.training.mismatch_probe import SAMPLES, image_times
+from disback_diffusers.training.mismatch_probe import SAMPLES
 
 
 EMOJI = Path(__file__).parents[1] / "examples" / "data" / "noto_emoji_32.parquet"
@@ -83,7 +83,7 @@ def write_reference(args, file: Path) -> None:
     Reference.of(features_of(images, extractor, JUDGED_AT), extractor.name, JUDGED_AT).save(file)
 
 
-def lower_bound(args) -> float:
+def mismatch_of_real_images(args) -> float:
     """The mismatch degree of real images, measured as `--log_mismatch_every` does that of students."""
     family = open_teacher(str(args.teacher), among=[EDM])
     teacher = Denoiser(family, family.load_network(), family.schedule)
@@ -92,11 +92,12 @@ def lower_bound(args) -> float:
     pixels = [list(image.convert("RGB").reduce(image.width // args.size).tobytes()) for image in chosen]
     x0 = torch.tensor(pixels).view(SAMPLES, args.size, args.size, 3).permute(0, 3, 1, 2) / 127.5 - 1
     _, noise = torch.randn(2, *x0.shape, generator=generator("mismatch"))
-    times = image_times(family.schedule, x0.shape[1:], SAMPLES).repeat(SAMPLES // 4)
+    times = image_times(family.schedule, x0.shape[1:]).repeat(SAMPLES // len(LEVELS))
     x_t = family.schedule.add_noise(x0, noise, times)
     with torch.no_grad():
         score = teacher.score(x_t, times, Conditions({}, rows=SAMPLES))
-    return mismatch_degree(score, x_t, times, x0, family.schedule).mean().item()
+    squared = squared_mismatch(score, x_t, times, x0, family.schedule).view(-1, len(LEVELS)).mean(dim=0)
+    return squared.clamp(min=0).sqrt().mean().item()
 
 
 def words_of(args, arm: str, sigma: float, rate: float) -> list[str]:
@@ -168,7 +169,7 @@ def main() -> None:
             of_seeds[str(seed)] = run("train_disback_edm.py", words, str(seed), args.every, folder, reference)
             args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if "--log_mismatch_every" in args.more and "mismatch of real images" not in record:
-        record["mismatch of real images"] = lower_bound(args)
+        record["mismatch of real images"] = mismatch_of_real_images(args)
         args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     report(record, args)
 

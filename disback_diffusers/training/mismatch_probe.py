@@ -1,13 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """`--log_mismatch_every`: how far the teacher's score is from the true one on the student's samples (Eq. 9)."""
 
-import math
-
 import torch
 
-from ..diffusion.noise import NoiseSchedule
-from ..diffusion.target_field import mismatch_degree
-from ..diffusion.times import times_at, times_of_noise
+from ..diffusion.target_field import LEVELS, image_times, mismatch_degree, squared_mismatch
+from ..diffusion.times import times_at
 from ..models.batch import generator
 from .batches import BatchSource
 from .networks import Networks
@@ -17,18 +14,6 @@ from .parallel import Replicated
 PROMPTS = 4
 SAMPLES = 256  # of all prompts; those of one prompt are the reference of its stable target field
 TIMES = (0.2, 0.4, 0.6, 0.8)  # of latents, as shares of the timesteps
-LEVELS = (1.4, 2.0, 2.7, 3.5)  # of images, as multiples of the noise at which a sample is no longer nearest to itself
-IMAGE_STD = 0.5
-
-
-def image_times(schedule: NoiseSchedule, shape: tuple[int, ...], samples: int) -> torch.Tensor:
-    """Times `(4,)` at which the true score of so many images of this shape can be estimated.
-
-    With less noise, a noised sample is nearest to itself by far: its own weight in the stable target field is nearly
-    1. All that is measured then is how hard the samples are to denoise, and samples near the mean image are easy.
-    """
-    least = IMAGE_STD * math.sqrt(math.prod(shape) / math.log(samples))
-    return times_of_noise(schedule, least * torch.tensor(LEVELS))
 
 
 class MismatchProbe:
@@ -36,7 +21,8 @@ class MismatchProbe:
 
     The samples of one prompt are one distribution. The teacher's score on them, noised and without guidance, is
     compared with the score of that distribution. The mean is over the first validation prompts, samples and times;
-    every process generates a share of the samples.
+    every process generates a share of the samples. For images in pixels it is the root of the mean squared distance at
+    each time, averaged over the times.
 
     Args:
         networks (`Networks`), batches (`BatchSource`), parallel (`Replicated`).
@@ -47,10 +33,10 @@ class MismatchProbe:
         self.networks, self.batches, self.parallel, self.every = networks, batches, parallel, every
         is_conditional = networks.family.uses_prompts or networks.family.classes
         self.prompts = range(min(PROMPTS, len(batches.shown)) if is_conditional else 1)
-        self.samples = SAMPLES // len(self.prompts)
         schedule, shape = networks.family.schedule, batches.buckets[0].shape
-        in_pixels = not networks.family.uses_prompts
-        times = image_times(schedule, shape, self.samples) if in_pixels else times_at(schedule, TIMES)
+        self.in_pixels = not networks.family.uses_prompts
+        times = image_times(schedule, shape) if self.in_pixels else times_at(schedule, TIMES)
+        self.samples = SAMPLES // len(self.prompts) // len(times) * len(times)
         self.times = times[torch.arange(self.samples) % len(times)]
         self.z, self.noise = torch.randn(2, self.samples, *shape, generator=generator("mismatch"))
 
@@ -58,8 +44,10 @@ class MismatchProbe:
     def __call__(self) -> dict[str, float]:
         """`mismatch` by name."""
         with self.networks.student.averaged():
-            degrees = [self._of(prompt) for prompt in self.prompts]
-        return {"mismatch": torch.cat(degrees).mean().item()}
+            measured = torch.cat([self._of(prompt) for prompt in self.prompts])
+        if self.in_pixels:
+            measured = measured.view(-1, len(LEVELS)).mean(dim=0).clamp(min=0).sqrt()
+        return {"mismatch": measured.mean().item()}
 
     def _of(self, prompt):
         """Of one prompt, (samples,)."""
@@ -74,4 +62,5 @@ class MismatchProbe:
             return torch.stack([x0, x_t, self.networks.teacher.score(x_t, times, conditions)], dim=1)
 
         x0, x_t, score = self.parallel.map(measure, self.samples, self.batches.batch_size).unbind(1)
-        return mismatch_degree(score, x_t, self.times.to(device), x0, schedule)
+        degree = squared_mismatch if self.in_pixels else mismatch_degree
+        return degree(score, x_t, self.times.to(device), x0, schedule)

@@ -252,7 +252,7 @@ class RunArguments:
     )
     log_mismatch_every: int = flag(
         0,
-        "Log the mismatch degree (Eq. 9), which takes about 3 updates' time, every N updates; 0: never.",
+        "Log the mismatch degree (Eq. 9) every N updates; 0: never. It takes 512 evaluations of the network.",
         shapes=NOTHING,
         at_least=0,
     )

@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 
 from ..artifact.layout import read_config
 from ..data.prompts import load_prompts
+from ..diffusion.target_field import image_times
 from ..errors import UsageError, about
 from ..evaluation.extractors import Extractor, load_extractor
 from ..evaluation.reference import Reference, saved_reference
@@ -133,7 +134,10 @@ def _check_samples(family, args):
     if args.data.noise_levels != args.defaults()["noise_levels"] and family.schedule.num_train_timesteps:
         raise UsageError(f"--noise_levels {args.data.noise_levels}: this teacher has timesteps: leave it out.")
     with about("--resolution"):
-        family.buckets(args.data.resolution)
+        buckets = family.buckets(args.data.resolution)
+    if args.run.log_mismatch_every and not family.uses_prompts:
+        with about("--log_mismatch_every:"):
+            image_times(family.schedule, buckets[0].shape)
     if args.run.validation_scheduler:
         with about("--validation_scheduler"):
             family.check_scheduler(args.run.validation_scheduler)

@@ -1,13 +1,18 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The stable target field against mixtures of Gaussians, whose score is known."""
 
+import math
+
 import pytest
 import torch
 
 from disback_diffusers import NoiseSchedule, mismatch_degree, stable_target_score
+from disback_diffusers.diffusion.target_field import image_times, squared_mismatch
+from disback_diffusers.errors import UsageError
 
 
 SD = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+DDPM = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 CENTRES = torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]], dtype=torch.float64)
 WIDTH = 0.4
 
@@ -74,6 +79,51 @@ def test_the_mismatch_degree_is_the_distance_of_the_scores(schedule, t):
     torch.testing.assert_close(mismatch_degree(shifted, x, t, points, schedule), torch.full((10,), 5.0).double())
     farther = mismatch_degree(exact, x, t, points + 3, schedule)
     assert farther.mean() > 0.5  # the score of one distribution on another
+
+
+@pytest.mark.parametrize(
+    "schedule, t", [(NoiseSchedule.from_scheduler(DDPM), 620), (NoiseSchedule.edm(0.002, 80), 7.0)]
+)
+def test_the_squared_mismatch_is_free_of_the_error_of_few_samples(schedule, t):
+    """1,024 samples of Gaussians in 192 dimensions, in closed form."""
+    x0, noise = random(2, 1024, 3, 8, 8, seed=7)
+    alpha, sigma = (value.flatten()[0].item() for value in schedule.alpha_sigma(t, x0))
+    assumed = 0.25 * alpha**2 + sigma**2
+
+    def measured_and_exact(std, shift=0.0):
+        """Of the score of N(0, 0.5^2) on N(shift, std^2)."""
+        samples = std * x0 + shift
+        x_t = alpha * samples + sigma * noise
+        squared = squared_mismatch(-x_t / assumed, x_t, t, samples, schedule).mean().item()
+        variance = alpha**2 * std**2 + sigma**2
+        exact = 192 * ((1 / variance - 1 / assumed) ** 2 * variance + (alpha * shift / assumed) ** 2)
+        return squared, exact
+
+    narrow, exact = measured_and_exact(std=0.02)
+    assert narrow == pytest.approx(exact, rel=0.1)
+    for std in (0.5, 0.4, 0.25):
+        measured, of_std = measured_and_exact(std)
+        assert measured == pytest.approx(of_std, abs=0.1 * exact)
+    measured, of_shift = measured_and_exact(std=0.5, shift=0.1)
+    assert measured == pytest.approx(of_shift, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (3, 64, 64), (1, 32, 32)])
+def test_noise_for_the_squared_mismatch_grows_with_the_number_of_pixels(shape):
+    times = image_times(NoiseSchedule.edm(0.002, 80.0), shape)
+    even = 0.5 * math.prod(shape) ** 0.5
+    torch.testing.assert_close(times, (even * torch.tensor([0.7, 1.0, 1.4, 2.0])).clamp(max=80.0))
+
+
+def test_images_too_large_for_the_noise():
+    with pytest.raises(UsageError, match="too little .* 256x256"):
+        image_times(NoiseSchedule.edm(0.002, 80.0), (3, 256, 256))
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_the_squared_mismatch_needs_the_samples_that_were_noised(n):
+    with pytest.raises(ValueError, match="one shape"):
+        squared_mismatch(torch.zeros(n, 2), torch.zeros(n, 2), 9.0, torch.zeros(3, 2), NoiseSchedule.edm(0.002, 80))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import load_dataset
+from diffusers import ConsistencyModelPipeline, EDMEulerScheduler, UNet2DModel
 from stepping import backtracking
 
+from disback_diffusers.errors import UsageError
 from disback_diffusers.training import mismatch_probe
 from disback_diffusers.training.run_folder import RunFolder
+from disback_diffusers.training.sources import open_sources
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -93,8 +96,8 @@ def test_the_teachers_samples_have_less_of_it_than_an_untrained_student(make_con
 
 
 @pytest.mark.slow
-def test_real_images_have_less_of_it_than_an_untrained_pixel_student(make_context, monkeypatch):
-    """Though its images, all nearly the mean image, are easier to denoise than real ones."""
+def test_of_pixels_it_shows_what_is_missing(make_context, monkeypatch):
+    """Images that vary less than real ones have more of it, though they are easier to denoise."""
     teacher = EXAMPLES / "tiny_edm" / "unconditional"
     files = {"pretrained_teacher_model": str(teacher), "prompt_dataset": None, "resolution": [], "student": "full"}
     context = make_context(**files, train_batch_size=64, log_mismatch_every=1)
@@ -103,6 +106,23 @@ def test_real_images_have_less_of_it_than_an_untrained_pixel_student(make_contex
     data = load_dataset("parquet", data_files=str(EXAMPLES / "data" / "noto_emoji_32.parquet"), split="train")
     images = [torch.tensor(list(image.convert("RGB").tobytes())) for image in data[:: len(data) // 256]["image"]]
     real = torch.stack(images).view(-1, 32, 32, 3).permute(0, 3, 1, 2) / 127.5 - 1
-    batches = iter(real.split(64))
-    monkeypatch.setattr(type(context.student), "__call__", lambda self, z, conditions: next(batches))
-    assert probe()["mismatch"] < 0.8 * untrained
+
+    def degree(images):
+        batches = iter(images.split(64))
+        monkeypatch.setattr(type(context.student), "__call__", lambda self, z, conditions: next(batches))
+        return probe()["mismatch"]
+
+    mean, of_real = real.mean(dim=0), degree(real)
+    assert of_real < 0.6 * untrained
+    assert degree(mean + 0.8 * (real - mean)) > 1.1 * of_real
+    assert degree(real[:32].repeat(8, 1, 1, 1)) > 2 * of_real
+
+
+def test_of_large_images_it_cannot_be_estimated(make_args, tmp_path):
+    config = UNet2DModel.load_config(EXAMPLES / "tiny_edm" / "unconditional" / "unet")
+    unet = UNet2DModel.from_config({**config, "sample_size": 256})
+    ConsistencyModelPipeline(unet, EDMEulerScheduler()).save_pretrained(tmp_path / "large")
+    files = {"pretrained_teacher_model": str(tmp_path / "large"), "prompt_dataset": None, "resolution": []}
+    open_sources(make_args(**files))
+    with pytest.raises(UsageError, match="^--log_mismatch_every: .*256x256 images: measure FD"):
+        open_sources(make_args(**files, log_mismatch_every=5))
