@@ -35,8 +35,12 @@ class PixelPipeline(StudentPipeline):
         raise NotImplementedError
 
     def _check_student(self):
-        if self._student_config.get("class_labels") and not self.unet.config.num_class_embeds:
-            raise UsageError("the student is of classes, and its base model is unconditional: pass base_model=...")
+        if not self._student_config:
+            return
+        of_student, of_base = self._student_config.get("class_labels"), self.unet.config.num_class_embeds
+        if bool(of_student) != bool(of_base):
+            kinds = ("of classes", "unconditional") if of_student else ("unconditional", "of classes")
+            raise UsageError(f"the student is {kinds[0]}, and its base model is {kinds[1]}: pass base_model=...")
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "PixelPipeline":

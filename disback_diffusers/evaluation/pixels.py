@@ -17,7 +17,7 @@ from ..models.denoiser import Denoiser
 from ..models.edm_conversion import CLASSES_NAME
 from ..models.embedded import resolve
 from ..models.families import EDM, open_teacher
-from ..models.labels import MOST_CLASSES, parse_labels, read_classes
+from ..models.labels import MOST_CLASSES, format_labels, parse_labels, read_classes
 from ..models.pipeline_files import INDEX_NAME
 from .generation import Draw, text_caller
 
@@ -86,7 +86,8 @@ def labels_of_images(artifact: Artifact, known: list[int], given: Sequence[str],
         wrong = [line for line in given if line not in labels]
         if wrong:
             raise UsageError(
-                f"--prompts: '{wrong[0]}' is not one of the classes of {artifact.source}: give one label per line."
+                f"--prompts: '{wrong[0]}' is not one of the classes of {artifact.source}, {format_labels(known)}: "
+                "give one label per line."
             )
         return list(given)
     if not count:

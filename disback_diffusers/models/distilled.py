@@ -10,11 +10,12 @@ import re
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 FEW_STEP_MODELS = re.compile(
     r"stabilityai/sd(xl)?-turbo|bytedance/(sdxl-lightning|hyper-sd)|simianluo/lcm_\S+|latent-consistency/\S+|"
-    r"tianweiy/dmd2?|h1t/tcd-\S+",
+    r"tianweiy/dmd2?|h1t/tcd-\S+|openai/diffusers-c[dt]_\S+",
     re.IGNORECASE,
 )
 WORDS = re.compile(
-    r"(?<![a-z])(turbo|lightning|hyper(?!-?real)|lcm|tcd|dmd2?|one-?step|[1248]-?steps?)(?![a-z])", re.IGNORECASE
+    r"(?<![a-z])(turbo|lightning|hyper(?!-?real)|lcm|tcd|dmd2?|c[dt]_\w+|one-?step|[1248]-?steps?)(?![a-z])",
+    re.IGNORECASE,
 )
 
 
@@ -42,7 +43,7 @@ def signs_of_distillation(
     for name in (source, *origins):
         if found := WORDS.search(re.split(r"[/\\]", str(name).rstrip("/"))[-1]):
             return None, f'its name, {name}, has "{found[0]}" in it'
-    kind, spacing = scheduler_config.get("_class_name", ""), scheduler_config.get("timestep_spacing")
+    kind, spacing = str(scheduler_config.get("_class_name")), scheduler_config.get("timestep_spacing")
     if kind.startswith("Euler") and spacing == "trailing" and not scheduler_config.get("rescale_betas_zero_snr"):
         return None, f'it has an {kind} with timestep_spacing "trailing", as Turbo and Lightning models have'
     return None, None

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .edm_renaming import Converted
 
 
 CLASSES_NAME = "classes.json"
+STUDENTS = re.compile("c[dt]_")  # published beside their teachers, with the same layout
 
 
 def convert_file(file: Path, folder: Path) -> str:
@@ -69,15 +71,25 @@ def convert(file: Path) -> Converted:
         file (`Path`): a .pkl of NVlabs' EDM, or a .pt of OpenAI's consistency models.
 
     Raises:
-        UsageError: it is damaged, holds code, or is of another architecture.
+        UsageError: it is damaged, holds code, is of another architecture, or is a consistency model.
     """
+    if file.is_dir():
+        raise UsageError(
+            f"{file} is a folder: give a {PICKLE} or {STATE_DICT[0]} file. A diffusers folder needs no conversion."
+        )
     if not file.is_file():
         raise UsageError(f"{file}: there is no such file.")
+    if STUDENTS.match(file.name):
+        raise UsageError(
+            f"{file} is a consistency model by its name, which has few steps: give a teacher, edm_*_ema.pt."
+        )
     if file.suffix == PICKLE:
         return of_nvlabs(file)
     if file.suffix in STATE_DICT:
         return of_openai(file)
-    raise UsageError(f"{file} must be a {PICKLE} of EDM or a {STATE_DICT[0]} of the consistency models.")
+    raise UsageError(
+        f"{file} is not supported: give a {PICKLE} of EDM or a {STATE_DICT[0]} of the consistency models."
+    )
 
 
 def save(converted: Converted, folder: Path) -> None:
@@ -86,8 +98,11 @@ def save(converted: Converted, folder: Path) -> None:
     Raises:
         UsageError: the tensors do not fit the network.
     """
-    with torch.device("meta"):
-        network = converted.network_class.from_config(converted.config)
+    try:
+        with torch.device("meta"):
+            network = converted.network_class.from_config(converted.config)
+    except Exception as error:  # of whatever settings the file has
+        raise UsageError(f"no network can be built ({one_line(error)}).") from None
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in converted.state.items()}
     if wanted != found:

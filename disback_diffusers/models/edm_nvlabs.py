@@ -33,12 +33,12 @@ def of_nvlabs(file: Path) -> Converted:
     data = read_pickle(file)
     net = data.get("ema") if isinstance(data, dict) else None
     if not isinstance(net, Recorded):
-        raise UsageError(f"{file} holds no network under 'ema': it is no snapshot of EDM.")
+        raise UsageError(f"{file} holds no network under 'ema': it is not an EDM snapshot.")
     try:
         return _of_precond(net)
     except UsageError as error:
         raise UsageError(f"{file} {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(f"{file} is no teacher of EDM: {error!r}.") from None
 
 

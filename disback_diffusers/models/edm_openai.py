@@ -30,6 +30,8 @@ def of_openai(file: Path) -> Converted:
         return Converted(network_class, config, names.all(), scheduler, config["num_class_embeds"] or 0)
     except UsageError as error:
         raise error if str(error).startswith(str(file)) else UsageError(f"{file} {error}") from None
+    except (LookupError, TypeError, ValueError) as error:
+        raise UsageError(f"{file} is no UNet of ADM, of another architecture: {error!r}.") from None
 
 
 def _openai(names):
@@ -56,7 +58,9 @@ def _count_blocks(names):
     numbers = {int(name.split(".")[1]) for name in names.left if name.startswith("output_blocks.")}
     ups = [k for k in sorted(numbers) if any(names.has(f"output_blocks.{k}.{i}.in_layers.2") for i in (1, OPENAI))]
     if not numbers:
-        raise UsageError("has no output_blocks: it is no UNet of ADM.")
+        raise UsageError(
+            "has no output_blocks, so it is no UNet of ADM: give an edm_*_ema.pt of the consistency models."
+        )
     blocks = ups[0] if ups else len(numbers) - 1
     return blocks, len(numbers) // (blocks + 1)
 

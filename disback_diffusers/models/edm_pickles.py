@@ -20,6 +20,7 @@ from ..errors import UsageError, one_line
 PICKLE, STATE_DICT = ".pkl", (".pt", ".pth")
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
 DAMAGED = "it may be truncated, download it again"
+UNREADABLE = "it is damaged, or no file of torch: download it again"
 
 
 class Recorded:
@@ -72,16 +73,24 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UsageError(f"{file} is refused, as it holds more than tensors ({one_line(error)}).") from None
+    except pickle.UnpicklingError:  # torch's text says how to run the code
+        raise UsageError(
+            f"{file} is refused: it holds more than tensors, or is no file of torch. Nothing in it was run. Download "
+            "the published file again."
+        ) from None
     except Exception as error:  # of the archive inside
-        raise UsageError(f"{file} is no state dict that torch can read ({one_line(error)}): {DAMAGED}.") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UsageError(f"{file} cannot be read ({type(error).__name__}): {UNREADABLE}.") from None
+    if not isinstance(state, dict) or not all(map(_is_named_tensor, state.items())):
         raise UsageError(f"{file} is no state dict: it holds a {type(state).__name__}, not tensors by name.")
     return dict(state)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _is_named_tensor(item):
+    name, value = item
+    return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
 class _Restricted(pickle.Unpickler):

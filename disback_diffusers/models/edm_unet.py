@@ -1,9 +1,10 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The UNet of EDM's DDPM++ and NCSN++ teachers (Karras et al., 2022; Song et al., 2021), made of diffusers' blocks."""
 
+import inspect
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +126,14 @@ class _ImageHead(nn.Module):
         return image if below is None else image + upsample_2d(below, kernel=self.taps)
 
 
+def _check_choices(config):
+    """Raise a ValueError where a setting is none of those of its annotation."""
+    for name, parameter in inspect.signature(EDMUNet2DModel.__init__).parameters.items():
+        choices = get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
+        if choices and config[name] not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {config[name]!r}")
+
+
 class EDMUNet2DModel(ModelMixin, ConfigMixin):
     """DDPM++ or NCSN++. Called as a `UNet2DModel`; its raw output belongs inside EDM's preconditioning.
 
@@ -173,6 +182,7 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.gradient_checkpointing = False
+        _check_choices(self.config)
         of_time, size = base_channels * time_embedding_multiplier, base_channels * embedding_multiplier
         if time_embedding_type == "fourier":
             self.time_proj = _FourierTime(of_time)
@@ -217,12 +227,10 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
         for level in reversed(range(len(widths))):
             parts, count = nn.ModuleDict(), config.layers_per_block + 1
             if level == len(widths) - 1:
-                middle = [_ResidualBlock(channels, channels, attention=i == 0, **shared) for i in range(2)]
-                parts["enter"] = nn.ModuleList(middle)
+                enter = [_ResidualBlock(channels, channels, attention=i == 0, **shared) for i in range(2)]
             else:
-                up = _ResidualBlock(channels, channels, up=True, use_in_shortcut=True, **shared)
-                parts["enter"] = nn.ModuleList([up])
-            blocks = []
+                enter = [_ResidualBlock(channels, channels, up=True, use_in_shortcut=True, **shared)]
+            parts["enter"], blocks = nn.ModuleList(enter), []
             for i in range(count):
                 attention = i == count - 1 and sizes[level] in config.attention_resolutions
                 blocks.append(_ResidualBlock(channels + skips.pop(), widths[level], attention=attention, **shared))
@@ -231,8 +239,6 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
             if level == 0 or config.decoder_type == "skip":
                 parts["head"] = _ImageHead(channels, config.out_channels, config.resample_filter)
             self.decoder.append(parts)
-
-    # -----------------------------------------------------------------------------------------------------------------
 
     def forward(
         self,

@@ -28,7 +28,9 @@ def parse_labels(text: str, classes: int) -> list[int]:
         if not match:
             raise UsageError(f"{text}: '{part}' is not a class: give all, or numbers such as 0-9,17.")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last >= classes or first > last:
+        if first > last:
+            raise UsageError(f"{text}: '{part}' runs backwards: give {last}-{first}.")
+        if last >= classes:
             raise UsageError(f"{text}: '{part}' is not within the teacher's classes, 0 to {classes - 1}.")
         found.update(range(first, last + 1))
     return sorted(found)

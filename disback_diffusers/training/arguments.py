@@ -172,6 +172,8 @@ class DistillationArguments:
             UsageError: nothing would be left for the teacher, or there are more or fewer numbers than nodes.
         """
         steps, given = self.optimization.max_train_steps, self.path.steps_per_node
+        if self.path.no_backtracking:
+            return 0
         if isinstance(given, str) and given != AUTO:
             return self._given_stays(_numbers(given), stays)
         stay = max(SHORTEST_STAY, int(SHARE_OF_STAYS * steps / max(stays, 1))) if given == AUTO else given

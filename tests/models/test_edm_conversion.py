@@ -151,7 +151,9 @@ def test_code_is_never_run(tmp_path, monkeypatch):
     ):
         convert(tmp_path / "edm.pkl")
     torch.save({"model": Harmful()}, tmp_path / "edm.pt")
-    with pytest.raises(UsageError, match="edm.pt is refused, as it holds more than tensors"):
+    with pytest.raises(
+        UsageError, match="edm.pt is refused: it holds more than tensors, .* Nothing in it was run. Download"
+    ):
         convert(tmp_path / "edm.pt")
     assert not Path("touched").exists()
 
@@ -164,7 +166,9 @@ def test_a_truncated_file(tmp_path, suffix):
     else:
         torch.save({"a.weight": torch.zeros(100, 100)}, file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(UsageError, match=f"^{file} is no .* that torch can read|^{file} is not a readable pickle"):
+    with pytest.raises(
+        UsageError, match=f"^{file} cannot be read \\(.*download it again|^{file} is not a readable pickle"
+    ):
         convert(file)
 
 
@@ -192,6 +196,9 @@ def test_another_preconditioning_or_architecture(tmp_path):
         ({"num_blocks": 3}, "has no tensor .*: it is of another architecture"),
         ({"num_blocks": 1}, "has a tensor .* that is not known: it is of another architecture"),
         ({"model_channels": 16}, "tensor .* is .*, expected"),
+        ({"channel_mult": []}, "is no teacher of EDM"),
+        ({"dropout": 2.0}, "no network can be built .*dropout"),
+        ({"embedding_type": "zero"}, "time_embedding_type must be one of positional, fourier, not 'zero'"),
     ):
         kind = {"class_name": changes.pop("class_name")} if "class_name" in changes else {}
         file = save_pickle(tmp_path / "edm.pkl", network, {**options, **changes}, **kind)
@@ -203,12 +210,31 @@ def test_a_state_dict_of_another_network(tmp_path):
     for state, expected in (
         ({"layer.weight": torch.zeros(2, 2)}, "has no output_blocks"),
         ({"step": 3}, "is no state dict"),
+        ({1: torch.zeros(1)}, "is no state dict"),
+        ({"output_blocks.x": torch.zeros(1)}, "is no UNet of ADM, of another architecture"),
+        ({"output_blocks.": torch.zeros(1)}, "is no UNet of ADM, of another architecture"),
+        (
+            {
+                "output_blocks.0.0.in_layers.2.weight": torch.zeros(1),
+                "output_blocks.1.0.in_layers.2.weight": torch.zeros(1),
+                "input_blocks.1.0.in_layers.2.weight": torch.zeros(()),
+            },
+            "is no UNet of ADM, of another architecture",
+        ),
     ):
         torch.save(state, tmp_path / "edm.pt")
         with pytest.raises(UsageError, match=f"^{tmp_path / 'edm.pt'} {expected}"):
             convert(tmp_path / "edm.pt")
+    (tmp_path / "page.pt").write_text("<html>not found</html>")
+    with pytest.raises(UsageError, match="page.pt is refused: .* or is no file of torch"):
+        convert(tmp_path / "page.pt")
     with pytest.raises(UsageError, match="no such file"):
         convert(tmp_path / "none.pt")
+    with pytest.raises(UsageError, match="is a folder: give a .pkl or .pt file"):
+        convert(tmp_path)
+    torch.save({"layer.weight": torch.zeros(2, 2)}, tmp_path / "cd_imagenet64_l2.pt")
+    with pytest.raises(UsageError, match="is a consistency model by its name"):
+        convert(tmp_path / "cd_imagenet64_l2.pt")
     (tmp_path / "edm.bin").write_bytes(b"x")
-    with pytest.raises(UsageError, match="must be a .pkl of EDM or a .pt"):
+    with pytest.raises(UsageError, match="is not supported: give a .pkl of EDM or a .pt"):
         convert(tmp_path / "edm.bin")

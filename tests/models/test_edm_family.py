@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, EDMEulerScheduler
 from PIL import Image
 from tiny_edm import save_teacher
 
@@ -265,6 +265,9 @@ def test_a_classes_file_that_does_not_fit(tmp_path, text):
     [
         ({"in_channels": 4, "out_channels": 4}, "has images of 4 channels: only 1 or 3"),
         ({"sample_size": 9}, "has a UNet of sample_size 9, which cannot be halved 1 times"),
+        ({"sample_size": 0}, "has a UNet of sample_size 0: it must be one number above 0"),
+        ({"sample_size": -8}, "has a UNet of sample_size -8: it must be one number above 0"),
+        ({"num_class_embeds": 0}, "has a UNet with num_class_embeds 0"),
         ({"time_embedding_type": "fourier"}, "has a UNet with time_embedding_type fourier"),
     ],
 )
@@ -274,6 +277,28 @@ def test_a_network_that_cannot_be_distilled(tmp_path, changes, expected):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     with pytest.raises(UsageError, match=expected):
         open_teacher(folder)
+
+
+@pytest.mark.parametrize("name", ["CosineDPMSolverMultistepScheduler", "EDMFoo", None, ["EDMEulerScheduler"]])
+def test_a_scheduler_of_other_times(tmp_path, name):
+    folder = save_teacher(tmp_path)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": name}))
+    with pytest.raises(UsageError, match="in scheduler/: take one of EDMEulerScheduler, "):
+        open_teacher(folder)
+
+
+def test_noise_levels_in_a_pipeline_of_timesteps(tmp_path):
+    folder = save_teacher(tmp_path, "ddpm")
+    EDMEulerScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(UsageError, match="has noise levels in scheduler/, so it is no DDPMPipeline: put Consist"):
+        open_teacher(folder)
+
+
+def test_the_plan_of_a_run_without_a_path_that_names_stays(tmp_path, run, capsys):
+    """As the paper's presets with --no_backtracking."""
+    run(save_teacher(tmp_path / "teacher"), steps_per_node="2,1", no_backtracking=True, dry_run=True)
+    assert "together: " in capsys.readouterr().out
 
 
 def test_a_teacher_that_predicts_v(tmp_path):

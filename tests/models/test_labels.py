@@ -26,5 +26,7 @@ def test_labels_as_text():
 
 @pytest.mark.parametrize("text", ["", "5", "3-1", "0-5", "-1", "a", "1.5", "1,,2", "ALL"])
 def test_what_is_no_class(text):
-    with pytest.raises(UsageError, match="is not a class: give all|is not within the teacher's classes, 0 to 4"):
+    with pytest.raises(
+        UsageError, match="is not a class: give all|is not within the teacher's classes, 0 to 4|backwards: give 1-3"
+    ):
         parse_labels(text, 5)

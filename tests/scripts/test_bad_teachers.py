@@ -270,6 +270,8 @@ def test_what_only_seems_so_is_a_warning(changed_teacher):
     [
         ("stabilityai/sdxl-turbo", "", True, False),
         ("./model", "ByteDance/SDXL-Lightning", True, False),
+        ("openai/diffusers-cd_imagenet64_l2", None, True, False),
+        ("./diffusers-ct_bedroom256", None, False, True),
         ("SimianLuo/LCM_Dreamshaper_v7", "", True, False),
         ("someone/dreamshaper-xl-v2-turbo", "", False, True),
         ("/models/mine_4steps", "", False, True),

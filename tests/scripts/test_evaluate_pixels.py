@@ -121,7 +121,7 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
         ("student", "--num_images is required"),
         (
             "student --prompts labels.txt",
-            "--prompts: '2' is not one of the classes of student: give one",
+            "--prompts: '2' is not one of the classes of student, 0-1: give one",
         ),
         ("plain --prompts labels.txt", "--prompts: plain is unconditional: leave it out"),
         ("student --num_images 4 --resolution 64", "--resolution is for text-to-image models"),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 CM_SCHEDULER = "CMStochasticIterativeScheduler"
+SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", CM_SCHEDULER)  # with ln(sigma) as network time
 
 
 class PixelFamily(Family):
@@ -65,12 +66,12 @@ class PixelFamily(Family):
         if config["in_channels"] not in (1, 3):
             raise self.error(f"has images of {config['in_channels']} channels: only 1 or 3 are supported.")
         size, levels = config["sample_size"], config.get("block_out_channels") or config["channel_multipliers"]
-        if not isinstance(size, int):
-            raise self.error(
-                f"has a UNet of sample_size {size}: it must be one number, as only square images are supported."
-            )
+        if not isinstance(size, int) or size < 1:
+            raise self.error(f"has a UNet of sample_size {size}: it must be one number above 0, for square images.")
         if size % 2 ** (len(levels) - 1):
             raise self.error(f"has a UNet of sample_size {size}, which cannot be halved {len(levels) - 1} times.")
+        if config["num_class_embeds"] == 0:
+            raise self.error("has a UNet with num_class_embeds 0: it must be a number of classes, or null for none.")
         if config.get("center_input_sample") or config.get("class_embed_type"):
             raise self.error("has a UNet with center_input_sample or class_embed_type: it cannot be distilled.")
         if self.network_class is UNet2DModel and config["time_embedding_type"] != "positional":
@@ -150,6 +151,10 @@ class EDM(PixelFamily):
             raise self.error(
                 f"has prediction_type {self.schedule.prediction_type} in scheduler/: EDM's own is needed."
             )
+        if self.scheduler_config.get("_class_name") not in SCHEDULERS:
+            raise self.error(
+                f"has a {self.scheduler_config.get('_class_name')} in scheduler/: take one of {', '.join(SCHEDULERS)}."
+            )
 
     def _network_time(self, t):
         """c_noise: ln(sigma) / 4 in EDM, a thousand times as much in the consistency models."""
@@ -190,6 +195,14 @@ class DDPM(PixelFamily):
     """A `DDPMPipeline`; time is a timestep."""
 
     pipeline_name = "DDPMPipeline"
+
+    def __init__(self, source: ModelSource):
+        super().__init__(source)
+        if self.schedule.num_train_timesteps is None:
+            raise self.error(
+                f"has noise levels in scheduler/, so it is no {self.pipeline_name}: put {EDM.pipeline_name} into its "
+                "model_index.json."
+            )
 
     @torch.no_grad()
     def sample(
