@@ -9,7 +9,7 @@ from datasets import ClassLabel, Image, load_dataset
 from tokenizers import models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from disback_diffusers.errors import UsageError
+from disback_diffusers.errors import UsageError, one_line
 
 
 HERE = Path(__file__).parent
@@ -29,11 +29,14 @@ def load_labelled(path):
     """All images as one tensor (n, 3, H, W) in [-1, 1], their labels (n,), and the names of the classes.
 
     Raises:
-        UsageError: no such file, other columns, or images that are not square or of several sizes.
+        UsageError: no such file, one of another kind, other columns, or images not square or of several sizes.
     """
     if not Path(path).is_file():
         raise UsageError(f"--train_data {path}: no such file.")
-    data = load_dataset("parquet", data_files=str(path), split="train")
+    try:
+        data = load_dataset("parquet", data_files=str(path), split="train")
+    except Exception as error:  # of datasets and pyarrow
+        raise UsageError(f"--train_data {path} is no readable parquet file ({one_line(error)}).") from None
     if not isinstance(data.features.get("image"), Image) or not isinstance(data.features.get("label"), ClassLabel):
         raise UsageError(f"--train_data {path} must have the columns image and label (a datasets.ClassLabel).")
     images = [image.convert("RGB") for image in data["image"]]

@@ -37,7 +37,9 @@ CLASS_EMBEDDING, TIME_BIAS = "class_embedding.weight", "time_embedding.linear_2.
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument(
         "--train_data",
         type=os.path.expanduser,
@@ -49,12 +51,12 @@ def parse_args():
     parser.add_argument(
         "--unconditional_dir",
         type=user_path,
-        help="With --conditional: also save the unconditional teacher that the empty class is.",
+        help="With --conditional: also save the teacher without labels, made from the empty class.",
     )
     parser.add_argument("--init_from", type=user_path, help="The folder of an earlier run.")
     parser.add_argument("--steps", type=positive, default=4000, help="Updates (default: %(default)s).")
-    parser.add_argument("--batch_size", type=positive, default=32, help="Images an update (default: %(default)s).")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="Its peak (default: %(default)s).")
+    parser.add_argument("--batch_size", type=positive, default=32, help="Images per update (default: %(default)s).")
+    parser.add_argument("--learning_rate", type=rate, default=1e-3, help="Peak learning rate (default: %(default)s).")
     parser.add_argument("--horizontal_flips", action="store_true", help="Flip half of the images.")
     parser.add_argument("--image_size", type=positive, help="Make the images smaller, by averaging pixels.")
     parser.add_argument(
@@ -70,7 +72,15 @@ def parse_args():
         parser.error("--unconditional_dir needs --conditional: without it, the teacher is unconditional already.")
     if args.unconditional_dir and args.unconditional_dir.absolute() == args.output_dir.absolute():
         parser.error("--unconditional_dir and --output_dir are the same: choose another folder for one of them.")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch finds no GPU; leave it out.")
     return args
+
+
+def rate(text):
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
 
 
 def positive(text):
@@ -152,11 +162,15 @@ def without_labels(teacher):
 
 def main(args):
     for folder in filter(None, (args.output_dir, args.unconditional_dir)):
+        if folder.is_file():
+            raise UsageError(f"{folder} is a file: choose a folder.")
         if (folder / "model_index.json").exists():
             raise UsageError(f"{folder} holds a teacher: choose another folder.")
     torch.manual_seed(args.seed)
     images, labels, names = load_labelled(args.train_data)
     size = args.image_size or images.shape[-1]
+    if size > images.shape[-1]:
+        raise UsageError(f"--image_size {size} is more than the {images.shape[-1]} of --train_data: it makes smaller.")
     if size % 4:
         raise UsageError(f"{size}x{size} images cannot be halved twice: give an --image_size that can.")
     if args.image_size:

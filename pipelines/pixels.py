@@ -162,7 +162,9 @@ class PixelPipeline(StudentPipeline):
         n = len(labels) if isinstance(labels, list) else given
         if batch_size is None and n:
             return n
-        if isinstance(batch_size, str):
+        if isinstance(batch_size, str) or (
+            isinstance(batch_size, list) and all(isinstance(p, str) for p in batch_size)
+        ):
             raise UsageError(f"batch_size={batch_size!r}: this student takes no prompt, only a number of images.")
         if not is_count(batch_size):
             raise UsageError(f"batch_size={batch_size!r} must be a whole number greater than 0.")

@@ -92,10 +92,10 @@ def with_lora(network, folder):
     "settings, expected",
     [
         ({"prompt_dataset": "embedded"}, "--prompt_dataset: this teacher is not conditioned on prompts"),
-        ({"validation_prompts": ["a cat"]}, "--validation_prompts: this kind of teacher does not support it"),
-        ({"gradient_checkpointing": True}, "--gradient_checkpointing: this kind of teacher does not support it"),
-        ({"student": "full", "student_unet": "u"}, "--student_unet: this kind of teacher does not support it"),
-        ({"lcm_lora": "l"}, "--lcm_lora: this kind of teacher does not support it"),
+        ({"validation_prompts": ["a cat"]}, "--validation_prompts is not supported for this kind of teacher"),
+        ({"gradient_checkpointing": True}, "--gradient_checkpointing is not supported for this kind of teacher"),
+        ({"student": "full", "student_unet": "u"}, "--student_unet is not supported for this kind of teacher"),
+        ({"lcm_lora": "l"}, "--lcm_lora is not supported for this kind of teacher"),
         ({"resolution": ["64"]}, "--resolution 64: points have no size"),
         (
             {"pretrained_vae_model_name_or_path": "v"},

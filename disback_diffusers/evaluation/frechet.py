@@ -3,9 +3,17 @@
 
 import torch
 
+from ..errors import UsageError
+
 
 def statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (d,) and covariance (d, d) of features (n, d), float64."""
+    """Mean (d,) and covariance (d, d) of features (n, d), float64.
+
+    Raises:
+        UsageError: of one image, which has no covariance.
+    """
+    if len(features) < 2:
+        raise UsageError("the Fréchet distance needs at least 2 images.")
     features = features.double()
     return features.mean(dim=0), features.T.cov()
 

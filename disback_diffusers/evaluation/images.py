@@ -164,7 +164,7 @@ def features_of(
         UsageError: an image has another size, and may not be resized.
     """
     rows, count = [], count or len(images)
-    for start in tqdm(range(0, count, BATCH), desc=label, leave=False):
+    for start in tqdm(range(0, count, BATCH), desc=label, leave=False, disable=count <= BATCH):
         batch = [images[i] for i in range(start, min(start + BATCH, count))]
         if wrong := [image.size for image in batch if not resize and image.size != (size, size)]:
             raise UsageError(

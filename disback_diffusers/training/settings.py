@@ -19,7 +19,7 @@ class TeacherArguments:
     """The model that is distilled."""
 
     pretrained_teacher_model: str | None = flag(
-        None, "Folder or Hub id of the teacher; 'embedded' is the tiny one.", shapes=TEACHER, local=True
+        None, "Folder or Hub id of the teacher; 'embedded' is a tiny Stable Diffusion.", shapes=TEACHER, local=True
     )
     teacher_revision: str | None = flag(
         None, "Revision (branch, tag, commit) of the teacher on the Hub.", shapes=TEACHER
@@ -100,7 +100,8 @@ class StudentArguments:
     )
     conditioning_timestep: int | None = flag(
         None,
-        "Timestep at which the student runs its one step; by default 399, with --lcm_lora 999.",
+        "Timestep at which the student runs its one step; by default 399, with --lcm_lora 999. EDM teachers have "
+        "--conditioning_sigma instead.",
         shapes=PATH,
         above=0,
     )
@@ -121,7 +122,10 @@ class StudentArguments:
         0.99, "Decay of the student's moving average, which is what is validated and saved.", at_least=0, below=1
     )
     ema_half_life: int | None = flag(
-        None, "Images after which older weights count half in that average, instead of --ema_decay.", above=0
+        None,
+        "Images after which older weights count half in that average, instead of --ema_decay. Early on, the average "
+        "is shorter: at most 8 percent of the images so far.",
+        above=0,
     )
 
     @property
@@ -150,7 +154,7 @@ class PathArguments:
     )
     node_switching: Literal["fixed", "adaptive"] = flag(
         "fixed",
-        "fixed walks the path always, adaptive only where the student's network has learned nothing yet and its "
+        "fixed: always walk the path. adaptive: walk it only if the student's network has learned nothing yet and its "
         "samples of one prompt vary less than the teacher's, as measured before stage 1.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
@@ -172,12 +176,15 @@ class ObjectiveArguments:
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score per student update.", above=0)
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
     guidance_scale: float | None = flag(
-        None, "Classifier-free guidance of the target; 1 is off, the default of pixel-space teachers. Else 2.", above=0
+        None,
+        "Classifier-free guidance of the target; 1 turns it off. Default: 1 for pixel-space teachers, 2 for others.",
+        above=0,
     )
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.", above=0)
     guidance_max_timestep: int | None = flag(
         None,
-        "Guide only up to this timestep, by default 600: at all of them FD was worse. Not for EDM teachers.",
+        "Guide only up to this timestep (default: 600). With guidance at all timesteps FD was worse. Not for EDM "
+        "teachers.",
         at_least=0,
     )
 
@@ -267,7 +274,11 @@ class RunArguments:
         needs="log_fd_every",
     )
     fd_images: int = flag(
-        2000, "Images generated for it, of as many training prompts.", shapes=NOTHING, needs="log_fd_every", above=1
+        2000,
+        "Images of each FD measurement, spread over the training prompts or classes.",
+        shapes=NOTHING,
+        needs="log_fd_every",
+        above=1,
     )
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)

@@ -125,7 +125,7 @@ def _check_support(family, args):
     }
     for name, is_supported in supported.items():
         if args[name] and not is_supported:
-            raise UsageError(f"--{name}: this kind of teacher does not support it: leave it out.")
+            raise UsageError(f"--{name} is not supported for this kind of teacher: leave it out.")
 
 
 def _check_samples(family, args):

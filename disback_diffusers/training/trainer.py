@@ -142,10 +142,9 @@ class Trainer:
             raise KeyboardInterrupt  # the second Ctrl-C: at once
         self._signalled = True
         if self.parallel.is_main:
-            when = b"this step" if self.parallel.world == 1 else b"the next step that is logged"
-            os.write(
-                2, b"\nStopping after " + when + b"; Ctrl-C stops at once, without a checkpoint.\n"
-            )  # safe in here
+            when = b"this update" if self.parallel.world == 1 else b"the next update that is logged"
+            text = b"\nSaving a checkpoint after " + when + b". Press Ctrl-C again to stop at once, without one.\n"
+            os.write(2, text)  # safe in here
 
     # -----------------------------------------------------------------------------------------------------------------
     # Log, samples, checkpoints

@@ -111,6 +111,11 @@ def test_a_tiny_edm_teacher_that_cannot_go_on(tmp_path, monkeypatch):
         (["--train_data", "nowhere.parquet"], "--train_data nowhere.parquet: no such file"),
         (["--train_data", "wide.parquet"], "--train_data wide.parquet must have square images of one size"),
         (["--train_data", "numbers.parquet"], "--train_data numbers.parquet must have the columns image and label"),
+        (["--train_data", __file__], "is no readable parquet file"),
+        (["--image_size", "64"], "--image_size 64 is more than the 32 of --train_data"),
+        (["--learning_rate", "nan"], "--learning_rate: nan is not between 0 and 1"),
+        (["--output_dir", "wide.parquet"], "wide.parquet is a file: choose a folder"),
+        (["--step", "3"], "unrecognized arguments: --step 3"),
         (["--image_size", "30"], "30x30 images cannot be halved twice"),
         (["--output_dir", "other"], "other holds a teacher: choose another folder"),
     ):

@@ -204,7 +204,7 @@ def test_a_signal_stops_after_the_step_and_saves_it(train, tmp_path, number, cap
         train(*[FINE] * 8, at=at, logging_steps=100)
     assert train.stage.seen == [("trained", 1), ("done", 1), ("trained", 2), (1, FINE), (2, FINE), ("done", 2)]
     assert checkpoints(tmp_path) == ["checkpoint-degradation-2"]
-    assert "Stopping after this step" in capfd.readouterr().err and signal.getsignal(number) is before
+    assert "Saving a checkpoint after this update" in capfd.readouterr().err and signal.getsignal(number) is before
 
 
 def test_a_second_ctrl_c_stops_at_once(train, tmp_path):
