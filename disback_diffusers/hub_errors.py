@@ -67,7 +67,7 @@ def reading(source: str, revision: str | None = None) -> Iterator[None]:
 def unreachable(source: str) -> str:
     """The message for a repository that is not in the cache while the Hub cannot be reached."""
     if "/" not in source:  # as the presets name a teacher that is converted first
-        return f"there is no folder {source}, and it is no Hub id (owner/name): make it first, or check the name."
+        return f"{source} is not a local folder, and no Hub id (owner/name): make it first, or check the name."
     if is_offline_mode():
         why = "HF_HUB_OFFLINE is set, so it cannot be downloaded: unset it"
     else:

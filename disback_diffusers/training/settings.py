@@ -100,17 +100,12 @@ class StudentArguments:
     )
     conditioning_timestep: int | None = flag(
         None,
-        "Timestep at which the student runs its one step; by default 399, with --lcm_lora 999. EDM teachers have "
-        "--conditioning_sigma instead.",
+        "Timestep of the student's one step; by default 399, with --lcm_lora 999. Not for EDM teachers.",
         shapes=PATH,
         above=0,
     )
     conditioning_sigma: float | None = flag(
-        None,
-        "Noise level at which the student runs its one step, for teachers with noise levels (EDM); by default the "
-        "largest.",
-        shapes=PATH,
-        above=0,
+        None, "Noise level of the student's one step, for EDM teachers; by default the largest.", shapes=PATH, above=0
     )
     proportion_later_steps: float | None = flag(
         None,
@@ -122,10 +117,7 @@ class StudentArguments:
         0.99, "Decay of the student's moving average, which is what is validated and saved.", at_least=0, below=1
     )
     ema_half_life: int | None = flag(
-        None,
-        "Images after which older weights count half in that average, instead of --ema_decay. Early on, the average "
-        "is shorter: at most 8 percent of the images so far.",
-        above=0,
+        None, "Images after which older weights count half, instead of --ema_decay (see docs/guide.md).", above=0
     )
 
     @property
@@ -176,15 +168,12 @@ class ObjectiveArguments:
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score per student update.", above=0)
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
     guidance_scale: float | None = flag(
-        None,
-        "Classifier-free guidance of the target; 1 turns it off. Default: 1 for pixel-space teachers, 2 for others.",
-        above=0,
+        None, "Classifier-free guidance of the target; 1 is off. Default: 1 for pixel-space teachers, else 2.", above=0
     )
     fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.", above=0)
     guidance_max_timestep: int | None = flag(
         None,
-        "Guide only up to this timestep (default: 600). With guidance at all timesteps FD was worse. Not for EDM "
-        "teachers.",
+        "Guide only up to this timestep (default: 600): at all timesteps FD was worse. Not for EDM teachers.",
         at_least=0,
     )
 

@@ -53,7 +53,7 @@ def test_card_of_a_lora(tmp_path):
         "# student\n",
         "\n<Gallery />\n",
         "rank 4 and alpha 8",
-        "after 3, 6, 12 steps",
+        "after 3, 6, 12 updates",
         "](samples/degradation-path.png)",
         "| model | FID | CLIP |\n| --- | --- | --- |\n| teacher | 10.5 |  |\n| student, 1 step | 12.25 | 0.31 |\n",
         "| Setting | Value |\n| --- | --- |\n| steps_per_node | 100 |\n| weird | a\\|b c |\n",
@@ -77,7 +77,7 @@ def test_card_says_nothing_that_was_not_measured(tmp_path):
 def test_the_card_of_a_whole_pipeline_says_how_it_was_trained(tmp_path):
     method = {"no_backtracking": False, "node_steps": [0, 3, 6], "path_walked": True, "lora_rank": 4}
     text = model_card(tmp_path, {**CONFIG, "student": "full", "method": method}, whole=True).read_text()
-    assert "after 3, 6 steps" in text and "one after the other" in text and "Without backtracking" not in text
+    assert "after 3, 6 updates" in text and "in reverse order" in text and "Without backtracking" not in text
     assert "| lora_rank (target, fake score) | 4 |" in text  # not of the student
     lora = {**method, "student": "lora", "path_walked": False}
     text = model_card(tmp_path, {**CONFIG, "student": "full", "method": lora}, whole=True).read_text()
@@ -104,7 +104,7 @@ def test_the_card_of_a_family_without_a_pipeline_promises_none(tmp_path):
 def test_the_card_of_a_path_with_one_node_speaks_of_no_other(tmp_path):
     method = {"node_steps": [0, 6], "path_walked": False, "node_switching": "fixed"}
     text = model_card(tmp_path, {**CONFIG, "method": method}).read_text()
-    assert "Its state after 6 steps is the one node of the path" in text
+    assert "Its state after 6 updates is the one node of the path" in text
     assert "because\nthe path has one node only. Only the fake score" in text and "adaptive" not in text
 
 

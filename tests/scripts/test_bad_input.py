@@ -117,10 +117,12 @@ def test_no_teacher(fails, name):
     fails(["--pretrained_teacher_model", name], f"--pretrained_teacher_model {name}")
 
 
-@pytest.mark.parametrize("name", ["nobody/nothing", "nothing"])
-def test_a_teacher_on_the_hub_while_offline(fails, name):
+@pytest.mark.parametrize(
+    "name, remedy", [("nobody/nothing", "HF_HUB_OFFLINE is set"), ("nothing", "no Hub id (owner/name): make it first")]
+)
+def test_a_teacher_on_the_hub_while_offline(fails, name, remedy):
     words = ["--pretrained_teacher_model", name]
-    fails(words, f"--pretrained_teacher_model {name} is not a local folder", "HF_HUB_OFFLINE is set", code=1)
+    fails(words, f"--pretrained_teacher_model {name} is not a local folder", remedy, code=1)
 
 
 def test_a_teacher_without_scheduler(fails, changed_teacher):
