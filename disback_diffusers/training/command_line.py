@@ -4,6 +4,7 @@
 import argparse
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -96,5 +97,6 @@ def parse_args(input_args: list[str] | None = None, description: str | None = No
         raise UsageError(f"--config {config.config}: '{unknown[0]}' is one value too many.")
     namespace, unknown = parser.parse_known_args([*from_file, *words])
     if unknown:
-        raise UsageError(f"unknown flag {unknown[0]}; --help lists them.")
+        like = get_close_matches(unknown[0].split("=")[0], [f"--{name}" for name in names()], n=1)
+        raise UsageError(f"unknown flag {unknown[0]}; {f'did you mean {like[0]}? ' if like else ''}--help lists them.")
     return DistillationArguments(**{name: getattr(namespace, name) for name in names()})

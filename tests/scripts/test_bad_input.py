@@ -102,6 +102,10 @@ def test_config_file(fails, files, text, expected):
     fails("--config settings.yaml", expected)
 
 
+def test_a_mistyped_flag(fails):
+    fails("--max_train_step 3", "unknown flag --max_train_step; did you mean --max_train_steps? --help lists them.")
+
+
 def test_the_command_line_may_correct_what_the_file_alone_would_not_allow(files):
     (files / "settings.yaml").write_text("degradation_nodes: 300\n")
     args = parse_args(quick_words("--config", "settings.yaml", "--degradation_nodes", "3"))
