@@ -120,7 +120,7 @@ class DistillationArguments:
         Raises:
             UsageError: a value of another type, or one that cannot work, whatever the teacher is.
         """
-        stay = str(self.path.steps_per_node)
+        stay = str(self.path.steps_per_node).replace(" ", "")
         self.path.steps_per_node = int(stay) if stay.isascii() and stay.isdigit() else stay
         for group in fields(type(self)):
             own = getattr(self, group.name)
@@ -136,6 +136,7 @@ class DistillationArguments:
         if not self.teacher.pretrained_teacher_model:
             raise UsageError("--pretrained_teacher_model is required.")
         self._validate_path()
+        self._validate_optimizers()
         self._validate_rest()
 
     def _validate_path(self):
@@ -172,10 +173,8 @@ class DistillationArguments:
             UsageError: nothing would be left for the teacher, or there are more or fewer numbers than nodes.
         """
         steps, given = self.optimization.max_train_steps, self.path.steps_per_node
-        if self.path.no_backtracking:
-            return 0
         if isinstance(given, str) and given != AUTO:
-            return self._given_stays(_numbers(given), stays)
+            return [] if self.path.no_backtracking else self._given_stays(_numbers(given), stays)
         stay = max(SHORTEST_STAY, int(SHARE_OF_STAYS * steps / max(stays, 1))) if given == AUTO else given
         if stays and stays * stay >= steps:
             least = f": at least {SHORTEST_STAY}" if given == AUTO else ""
@@ -202,6 +201,18 @@ class DistillationArguments:
             )
         return given
 
+    def _validate_optimizers(self):
+        settings, defaults = self.optimization, self.defaults()
+        kinds = {settings.optimizer, settings.fake_optimizer}
+        if settings.use_8bit_adam and kinds != {"adamw"}:
+            raise UsageError("--use_8bit_adam is an AdamW: leave it out with another --optimizer.")
+        for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+            if kinds == {"sgd"} and self[name] != defaults[name]:
+                raise UsageError(f"--{name} has no effect with --optimizer sgd for both: leave it out.")
+        schedules = {settings.lr_scheduler, settings.fake_score_lr_scheduler or "constant"}
+        if settings.lr_warmup_steps and schedules == {"constant"}:
+            raise UsageError("--lr_warmup_steps has no effect with --lr_scheduler constant: use constant_with_warmup.")
+
     def _validate_rest(self):
         student, run = self.student, self.run
         if student.lcm_lora and student.student == "full":
@@ -214,14 +225,8 @@ class DistillationArguments:
             raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
         if student.proportion_later_steps and not student.lcm_lora:
             raise UsageError("--proportion_later_steps is for an --lcm_lora: other students have one step.")
-        schedules = {self.optimization.lr_scheduler, self.optimization.fake_score_lr_scheduler or "constant"}
-        if self.optimization.lr_warmup_steps and schedules == {"constant"}:
-            raise UsageError("--lr_warmup_steps has no effect with --lr_scheduler constant: use constant_with_warmup.")
         if not run.output_dir:
             raise UsageError("--output_dir must be the name of a folder.")
-        optimization = self.optimization
-        if optimization.use_8bit_adam and {optimization.optimizer, optimization.fake_optimizer} != {"adamw"}:
-            raise UsageError("--use_8bit_adam is an AdamW: leave it out with another --optimizer.")
         if run.hub_token and "wandb" in run.report_to:
             raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
 

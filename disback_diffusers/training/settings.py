@@ -198,7 +198,7 @@ class OptimizationArguments:
     )
     adam_beta1: float = flag(0.9, "Adam's first beta.", shapes=PATH, at_least=0, below=1)
     adam_beta2: float = flag(0.999, "Adam's second beta.", shapes=PATH, at_least=0, below=1)
-    adam_weight_decay: float = flag(0.0, "Weight decay (AdamW).", shapes=PATH, at_least=0)
+    adam_weight_decay: float = flag(0.0, "Weight decay of every optimizer.", shapes=PATH, at_least=0)
     adam_epsilon: float = flag(1e-8, "Adam's epsilon.", shapes=PATH, above=0)
     max_grad_norm: float = flag(1.0, "Gradient clipping, for each role.", shapes=PATH, above=0)
     use_8bit_adam: bool = flag(False, "8-bit AdamW of bitsandbytes.", shapes=PATH)

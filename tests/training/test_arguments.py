@@ -287,6 +287,12 @@ def test_optimizers():
         assert (settings.optimizer, settings.fake_optimizer) == expected
     with pytest.raises(UsageError, match="--use_8bit_adam is an AdamW"):
         parse_args([*NEEDED, "--optimizer", "sgd", "--use_8bit_adam"])
+    with pytest.raises(UsageError, match="--adam_beta1 has no effect with --optimizer sgd for both"):
+        parse_args([*NEEDED, "--optimizer", "sgd", "--fake_score_optimizer", "sgd", "--adam_beta1", "0.5"])
+
+
+def test_stays_have_one_spelling():
+    assert parse_args([*NEEDED, "--steps_per_node", "1, 2,3, 4, 5, 6"]).path.steps_per_node == "1,2,3,4,5,6"
 
 
 def test_a_recorded_path_has_its_own_length_and_nodes():
