@@ -63,6 +63,10 @@ def evaluate(args: argparse.Namespace) -> dict | None:
         generation = planned(args, texts * args.repeats)
         generation.check()
         images = Files(generation.files)
+    if len(images) < 2 * args.repeats and (args.reference or args.save_reference):
+        raise UsageError(
+            "the Fréchet distance needs at least 2 images: give a larger --num_images, or more --prompts."
+        )
     # Load everything for the measuring before generating: mistakes show before the slow part.
     instruments = Instruments(args, accelerator.device) if accelerator.is_main_process else None
     real_size = instruments.reference.size if instruments and instruments.reference else None
@@ -83,7 +87,7 @@ def _prompts(args):
         return []
     prompts = load_prompts(args.prompts, args.caption_column, "--prompts")
     if args.num_images and args.num_images > len(prompts):
-        raise UsageError(f"--num_images {args.num_images} is more than the {len(prompts)} lines of --prompts.")
+        raise UsageError(f"--num_images {args.num_images} is more than the {len(prompts)} prompts of --prompts.")
     return prompts[: args.num_images]
 
 
@@ -125,8 +129,6 @@ class Instruments:
             raise UsageError("nothing to measure: give --reference, --clip_model or --save_reference.")
         if args.repeats > 1 and (not args.reference or args.save_reference):
             raise UsageError("--repeats needs --reference, and cannot be used with --save_reference.")
-        if args.num_images == 1 and (args.reference or args.save_reference):
-            raise UsageError("--num_images 1: the Fréchet distance needs at least 2 images.")
         self.args = args
         self.clip = ClipScore(args.clip_model, device) if args.clip_model else None
         self.extractor = self.reference = None

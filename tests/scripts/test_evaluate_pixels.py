@@ -121,7 +121,7 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
         ("student", "--num_images is required"),
         (
             "student --prompts labels.txt",
-            "--prompts: '2' is not one of the classes of student, 0-1: give one",
+            "--prompts: '2' is not one of the classes of student, 1,3: give one",
         ),
         ("plain --prompts labels.txt", "--prompts: plain is unconditional: leave it out"),
         ("student --num_images 4 --resolution 64", "--resolution is for text-to-image models"),
@@ -138,6 +138,7 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
             "--guidance_scale is for text-to-image models and",
         ),
         ("student --num_images 4 --clip_model clip", "--clip_model is for text-to-image models"),
+        ("student --num_images 1 --reference large", "the Fréchet distance needs at least 2 images: give a larger"),
         ("student --num_images 4 --protocol edm-50k --reference large", "--protocol edm-50k resizes nothing, but"),
         ("student --num_images 4 --num_inference_steps 2", "this student was trained for 1"),
         ("student --num_images 4 --sampler heun", "--sampler is for a teacher: a student has one step"),
@@ -159,7 +160,8 @@ def test_what_does_not_fit(folder, words, expected):
     shutil.copytree(folder / "real", folder / "mixed")
     Image.new("RGB", (16, 16)).save(folder / "mixed" / "9.png")
     (folder / "large").mkdir()
-    Image.new("RGB", (16, 16)).save(folder / "large" / "0.png")
+    for i in range(2):
+        Image.new("RGB", (16, 16)).save(folder / "large" / f"{i}.png")
     words = words.split()
     given = words if "--reference" in words else [*words, "--reference", "real"]
     run = start([*given, "--feature_extractor", "embedded"], script=SCRIPT)

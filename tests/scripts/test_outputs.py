@@ -110,15 +110,15 @@ WALKED = [2, 2, 1, 1, 0, 0, 0, 0]
 @pytest.mark.parametrize(
     "flags, said, expected, on_the_card",
     [
-        ("--node_switching fixed", None, WALKED, ("one after the other", "after 2, 3, 6 steps")),
+        ("--node_switching fixed", None, WALKED, ("in reverse order", "after 2, 3, 6 updates")),
         # Of a path that is not walked there is its end alone, where the fake score starts.
         (
             "--node_switching adaptive",
             "as the student's network has learned",
             [0] * 8,
-            ("without backtracking", "after 6 steps"),
+            ("without backtracking", "after 6 updates"),
         ),
-        ("--degradation_nodes 1", "as it has one node", [0] * 8, ("the path has one node only", "after 6 steps")),
+        ("--degradation_nodes 1", "as it has one node", [0] * 8, ("the path has one node only", "after 6 updates")),
     ],
 )
 def test_whether_the_path_is_walked_is_said_and_on_the_card(files, flags, said, expected, on_the_card):

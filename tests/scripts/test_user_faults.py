@@ -92,7 +92,7 @@ def test_long_prompts_are_said_once(files):
 def test_the_home_folder_in_every_path(files, monkeypatch):
     (files / "home").mkdir()
     (files / "home" / "sd").symlink_to(files / "teacher")
-    (files / "home" / "p.txt").write_text("a cat\n")
+    (files / "home" / "p.txt").write_text("a cat\na dog\n")
     config = "output_dir: ~/model\nprompt_dataset: ~/p.txt\nvalidation_prompts: [~/p.txt]\n"
     (files / "home" / "c.yaml").write_text(config)
     words = [*QUICK[: QUICK.index("--validation_prompts")], *SHORT]
