@@ -64,9 +64,7 @@ def evaluate(args: argparse.Namespace) -> dict | None:
         generation.check()
         images = Files(generation.files)
     if len(images) < 2 * args.repeats and (args.reference or args.save_reference):
-        raise UsageError(
-            "the Fréchet distance needs at least 2 images: give a larger --num_images, or more --prompts."
-        )
+        raise UsageError("the Fréchet distance needs at least 2 images: give a larger --num_images or more prompts.")
     # Load everything for the measuring before generating: mistakes show before the slow part.
     instruments = Instruments(args, accelerator.device) if accelerator.is_main_process else None
     real_size = instruments.reference.size if instruments and instruments.reference else None
