@@ -45,7 +45,8 @@ def rows_of(preset):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("presets", nargs="+")
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem.partition("_")[0] in FAMILIES)
+    parser.add_argument("presets", nargs="+", choices=known)
     parser.add_argument("--output", type=user_path, default=Path("sdxl_dry_run.json"))
     args = parser.parse_args()
     record = {
