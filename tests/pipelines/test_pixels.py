@@ -289,6 +289,21 @@ def test_a_lora_of_classes_on_an_unconditional_base(of_classes, tmp_path):
         DisBackPipeline.from_pretrained(of_classes.folders["lora"], base_model=save_teacher(tmp_path, "cm"))
 
 
+def test_an_unconditional_lora_on_a_base_of_classes(of_classes, tmp_path):
+    folder = Path(shutil.copytree(of_classes.folders["lora"], tmp_path / "lora"))
+    config = json.loads((folder / "disback_config.json").read_text())
+    del config["class_labels"]
+    (folder / "disback_config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="the student is unconditional, and its base model is of classes"):
+        DisBackPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("prompt", ["a cat", ["a cat", "a dog"]])
+def test_a_prompt_is_refused(of_classes, prompt):
+    with pytest.raises(UsageError, match="this student takes no prompt"):
+        DisBackPipeline.from_pretrained(of_classes.folders["lora"])(prompt)
+
+
 @pytest.mark.parametrize("clip", [{"thresholding": True, "sample_max_value": 5.0}, {"clip_sample_range": 0.5}])
 def test_what_the_teachers_sampler_clips_is_not_clipped(tmp_path, clip):
     """Training does not."""
