@@ -10,7 +10,6 @@ from diffusers.utils import logging
 
 from disback_diffusers.artifact.load import (
     ADAPTER,
-    HUB_KWARGS,
     INDEX_NAME,
     UNET_CONFIGS,
     Artifact,
@@ -18,6 +17,7 @@ from disback_diffusers.artifact.load import (
     read_json,
     student_settings,
 )
+from disback_diffusers.artifact.networks import HUB_KWARGS
 from disback_diffusers.errors import UsageError, one_line
 from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.hub import create_hub_repo, upload_pipeline
@@ -131,7 +131,7 @@ class StudentPipeline:
             artifact.check_base(base, folder)
             kwargs["unet"] = artifact.load_unet(kwargs)
         elif artifact.kind == "lora" and "unet" not in kwargs and family.merges_lora:
-            kwargs["unet"] = artifact.load_merged_unet(base, revision, kwargs)
+            kwargs["unet"] = artifact.load_merged_unet(base, folder, revision, kwargs)
         given = {"conditioning_timestep": conditioning_timestep, "conditioning_sigma": conditioning_sigma}
         settings = family._settings(artifact, {name: value for name, value in given.items() if value is not None})
         pipe = family._load(base, revision=revision, **settings, **kwargs)
@@ -179,7 +179,7 @@ class StudentPipeline:
         """The folder with the small files of the base model, and its family."""
         try:
             refuse_single_file(base)
-            folder = fetch(base, [INDEX_NAME, UNET_CONFIGS[0], CONFIG_NAME], revision, **hub)
+            folder = fetch(base, [INDEX_NAME, *UNET_CONFIGS, CONFIG_NAME], revision, **hub)
             if (folder / CONFIG_NAME).is_file():
                 raise UsageError(f"{base} is a student itself, not the model that it was distilled from.")
             return folder, cls._family(base, folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from diffusers import DiffusionPipeline, ModelMixin, UNet2DModel
+from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.repocard import metadata_load
 from safetensors import safe_open
@@ -24,7 +24,7 @@ from ..models.pipeline_files import INDEX_NAME, weights_hint
 from ..models.student_unet import UNET_INTERFACE
 from .layout import CARD_NAME, UNET_FOLDER, read_config
 from .merge import merge_lora, read_lora
-from .networks import HUB_KWARGS, NETWORKS, load_network, options_of_the_unet
+from .networks import NETWORKS, load_network, options_of_the_unet
 
 
 ADAPTER = "disback"  # name of the student's LoRA in a pipeline
@@ -122,7 +122,7 @@ class Artifact:
         wanted = [CONFIG_NAME, CARD_NAME, INDEX_NAME, LORA_NAME, *UNET_CONFIGS]
         folder = fetch(source, wanted, revision, **hub)
         config = read_config(folder)
-        has_unet = cls._unet_subfolder(folder) is not None
+        has_unet = _unet_subfolder(folder) is not None
         if (folder / INDEX_NAME).is_file():
             kind = "full"
         elif (folder / LORA_NAME).is_file() and not (has_unet and config.get("student") == "full"):
@@ -136,19 +136,10 @@ class Artifact:
             )
         return cls(source, folder, None if os.path.isdir(source) else folder.name, config, kind)
 
-    @staticmethod
-    def _unet_subfolder(folder):
-        for name in UNET_CONFIGS:
-            file = folder / name
-            # A config.json at the top level can be that of another kind of model.
-            if file.is_file() and read_json(file).get("_class_name") in NETWORKS:
-                return file.parent.relative_to(folder).as_posix().removeprefix(".")
-        return None
-
     @property
     def unet_subfolder(self) -> str | None:
         """The folder of the UNet in `source`: "unet", or "" for the top level; None without a UNet."""
-        return self._unet_subfolder(self.folder)
+        return _unet_subfolder(self.folder)
 
     @property
     def unet_config(self) -> dict:
@@ -197,7 +188,9 @@ class Artifact:
             base (`str`): folder or Hub id of the base, for the message.
             base_folder (`Path`): the folder with its small files.
         """
-        theirs, ours = read_json(base_folder / UNET_CONFIGS[0]), self.unet_config
+        place = _unet_subfolder(base_folder)
+        theirs = read_json(base_folder / (UNET_FOLDER if place is None else place) / "config.json")
+        ours = self.unet_config
         for key in UNET_INTERFACE:
             if ours.get(key) != theirs.get(key):
                 raise UsageError(
@@ -219,21 +212,24 @@ class Artifact:
             options = {"subfolder": self.unet_subfolder, "revision": self.revision, **options_of_the_unet(kwargs)}
             return load_network(cls, self.source, **options)
 
-    def load_merged_unet(self, base: str, revision: str | None, kwargs: dict) -> ModelMixin:
+    def load_merged_unet(self, base: str, base_folder: Path, revision: str | None, kwargs: dict) -> ModelMixin:
         """The UNet of the base model with the LoRA merged into its weights.
 
         Args:
             base (`str`): folder or Hub id of the base. revision (`str` or `None`): of it.
+            base_folder (`Path`): the folder with its small files.
             kwargs (`dict`): as in `load_unet`, and `variant`.
 
         Raises:
             UsageError: a file cannot be read, or the LoRA does not fit.
         """
-        where, variant = {"revision": revision, "subfolder": UNET_FOLDER}, kwargs.get("variant")
-        hub = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+        place, variant = _unet_subfolder(base_folder), kwargs.get("variant")
+        if place is None:
+            raise UsageError(f"{base}/{UNET_FOLDER} cannot be loaded: it has no config.json of a UNet.")
+        config = read_json(base_folder / place / "config.json")
+        where = {"revision": revision, "subfolder": place, "variant": variant}
         try:
-            cls = NETWORKS[UNet2DModel.load_config(base, **where, **hub)["_class_name"]]
-            network = load_network(cls, base, variant=variant, **where, **options_of_the_unet(kwargs))
+            network = load_network(NETWORKS[config["_class_name"]], base, **where, **options_of_the_unet(kwargs))
         except Exception as error:  # of several libraries: files that are missing, damaged, or of another kind
             problem = weights_hint(base, variant, revision) or one_line(error)
             raise UsageError(f"{base}/{UNET_FOLDER} cannot be loaded: {problem}") from None
@@ -284,3 +280,13 @@ class Artifact:
                 f"{self.source}/{LORA_NAME} does not fit the base model {base} ({problem}). "
                 "Pass the base it was distilled from with base_model=..."
             )
+
+
+def _unet_subfolder(folder):
+    """The folder of a UNet in `folder`: "unet", or "" for the top level; None without a UNet."""
+    for name in UNET_CONFIGS:
+        file = folder / name
+        # A config.json at the top level can be that of another kind of model.
+        if file.is_file() and read_json(file).get("_class_name") in NETWORKS:
+            return file.parent.relative_to(folder).as_posix().removeprefix(".")
+    return None

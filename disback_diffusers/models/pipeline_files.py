@@ -60,6 +60,15 @@ class PipelineFiles:
         """Names of its folders (`set[str]`)."""
         return {name.split("/")[0] for name in self.names if "/" in name}
 
+    def place(self, part: str, config: str = "config.json") -> str:
+        """The folder of a part (`str`): "" where its files are at the top, as in the repositories of DDPM's authors.
+
+        Args:
+            part (`str`): such as "unet".
+            config (`str`): the name of its config file.
+        """
+        return "" if part not in self.folders and config in self.names else part
+
     def variant(self, part: str, wanted: str | None, or_the_only_one: bool = False) -> str | None:
         """The variant to load a part in: the one wanted where the part has it, else None, the plain files.
 

@@ -58,7 +58,8 @@ class ModelSource:
 
     def config(self, cls: type, subfolder: str) -> dict:
         """The config of a diffusers model, with the defaults of its class (`dict`)."""
-        config = self._object(subfolder, self.load(f"{subfolder}/ config", cls.load_config, subfolder=subfolder))
+        place = self.files.place(subfolder)
+        config = self._object(subfolder, self.load(f"{subfolder}/ config", cls.load_config, subfolder=place))
         kind = config.get("_class_name")
         if kind not in (None, cls.__name__):
             raise self.error(f"has a {kind} in {subfolder}/: only a {cls.__name__} is supported there.")
@@ -82,14 +83,16 @@ class ModelSource:
 
     def scheduler_config(self) -> dict:
         """The config of its scheduler (`dict`)."""
-        config = self.load("scheduler/ config", DDIMScheduler.load_config, subfolder="scheduler")
+        place = self.files.place("scheduler", DDIMScheduler.config_name)
+        config = self.load("scheduler/ config", DDIMScheduler.load_config, subfolder=place)
         return self._object("scheduler/", config)
 
     def check_weights(self, parts: list[str]) -> None:
         """Raise a UsageError where a part has no weights that can be loaded, by the names and headers of its files."""
-        variants = [self.files.variant(part, self.variant) for part in parts]
-        for part, variant in zip(parts, variants, strict=True):
-            self.files.check_readable(part, variant)
+        places = [self.files.place(part) for part in parts]
+        variants = [self.files.variant(place, self.variant) for place in places]
+        for place, variant in zip(places, variants, strict=True):
+            self.files.check_readable(place, variant)
         if self.variant and not any(variants):
             raise self.error(f'has no weights of variant="{self.variant}": leave it out.')
 
@@ -107,8 +110,9 @@ class ModelSource:
         return model
 
     def _weights(self, subfolder):
-        variant = self.files.variant(subfolder, self.variant)
-        return {"subfolder": subfolder, "variant": variant, "use_safetensors": True}
+        place = self.files.place(subfolder)
+        variant = self.files.variant(place, self.variant)
+        return {"subfolder": place, "variant": variant, "use_safetensors": True}
 
     def _check_complete(self, subfolder, missing):
         if missing:

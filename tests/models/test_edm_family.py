@@ -2,6 +2,7 @@
 """Pixel-space teachers: their preconditioning, labels, samples, and a run with each."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -195,6 +196,31 @@ def test_a_run_walks_the_path_and_leaves_a_student(tmp_path, run, teacher, setti
     pipeline = DisBackPipeline.from_pretrained(folder)
     served = np.asarray(pipeline(latents=z, **labels).images[0], dtype=float)
     assert np.abs(served - shown).max() <= (4 if settings.get("mixed_precision") else 1)
+
+
+def flat_copy(folder):
+    """A pipeline with all its files at the top of one folder, as google/ddpm-cifar10-32 has them."""
+    copy = folder.with_name("flat")
+    copy.mkdir()
+    for file in [folder / "model_index.json", *(folder / "unet").iterdir(), *(folder / "scheduler").iterdir()]:
+        shutil.copy(file, copy)
+    return copy
+
+
+@pytest.mark.parametrize("settings", [{"student": "full"}, {"student": "lora", "lora_alpha": 4}])
+def test_a_teacher_with_its_files_at_the_top(tmp_path, run, settings):
+    settings = {**settings, "no_backtracking": True, "max_train_steps": 2}
+    plain = run(save_teacher(tmp_path / "teacher", "ddpm"), output_dir=str(tmp_path / "plain"), **settings)
+    teacher = flat_copy(tmp_path / "teacher")
+    flat = run(str(teacher), **settings)
+    z = torch.randn(1, 3, 8, 8, generator=generator("validation", 0))
+    pipelines = [DisBackPipeline.from_pretrained(folder) for folder in (plain, flat)]
+    one, other = (pipeline(latents=z, output_type="np").images for pipeline in pipelines)
+    assert (one == other).all()
+    for weights in teacher.glob("*.safetensors"):
+        weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(UsageError, match="use_safetensors=False"):
+        open_teacher(str(teacher))
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,17 @@ STUDENT = ["student", "--prompts", "prompts.txt", "--batch_size", "2"]
 ORDER = [f"{i:06d}.png" for i in range(5)]
 
 
+@pytest.fixture(scope="module")
+def student(sd_folder, tmp_path_factory):
+    """The folder of a LoRA student; read only."""
+    folders, _ = save_students(sd_folder, tmp_path_factory.mktemp("students"))
+    return folders["lora"]
+
+
 @pytest.fixture
-def folder(files, sd_folder):
+def folder(files, student):
     """Beside prompts.txt and ./teacher: a LoRA ./student, and ./real, eight random images."""
-    folders, _ = save_students(sd_folder, files / "students")
-    shutil.copytree(folders["lora"], files / "student")
+    shutil.copytree(student, files / "student")
     (files / "real").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (8, 40, 32, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(files / "real" / f"{i}.png")

@@ -61,6 +61,7 @@ def test_more_processes_than_gpus(monkeypatch):
 
 
 def test_fewer_gpus_than_processes(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

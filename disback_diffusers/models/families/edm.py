@@ -48,7 +48,8 @@ class PixelFamily(Family):
     guidance_scale = 1.0
 
     def __init__(self, source: ModelSource):
-        raw = source.load("unet/ config", UNet2DModel.load_config, subfolder=self.network_folder)
+        place = source.files.place(self.network_folder)
+        raw = source.load("unet/ config", UNet2DModel.load_config, subfolder=place)
         own = isinstance(raw, dict) and raw.get("_class_name") == EDMUNet2DModel.__name__
         self.network_class = EDMUNet2DModel if own else UNet2DModel
         super().__init__(source)
