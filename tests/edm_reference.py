@@ -81,9 +81,9 @@ class Network:
 class Song(Network):
     """DDPM++ and NCSN++."""
 
-    def __init__(self, *args, base=32, fourier=False, residual=False, augment=0, **kwargs):
+    def __init__(self, *args, base=32, fourier=False, branch="standard", augment=0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.base, self.fourier, self.residual, self.augment = base, fourier, residual, augment
+        self.base, self.fourier, self.branch, self.augment = base, fourier, branch, augment
 
     def block(self, name, x, embedding, channels, up=False, down=False, attention=False):
         resample = resampling(self.taps, up, down)
@@ -125,7 +125,10 @@ class Song(Network):
                 x = self.conv(f"{name}conv", x, self.base)
             else:
                 x = self.block(f"{name}down", x, embedding, x.shape[1], down=True)
-                if self.residual:
+                if self.branch == "skip":
+                    image = halved(image, self.taps)
+                    x = x + self.conv(f"{name}aux_skip", image, x.shape[1], size=1)
+                if self.branch == "residual":
                     branch = self.conv(f"{name}aux_residual", image, x.shape[1], padding=1 + (len(self.taps) - 1) // 2)
                     x = image = (x + halved(branch, self.taps, padding=0)) / math.sqrt(2)
             skips.append(x)
@@ -135,7 +138,7 @@ class Song(Network):
         return skips
 
     def decode(self, skips, embedding):
-        x = skips[-1]
+        x, image = skips[-1], None
         for number, (size, channels) in enumerate(reversed(self.levels)):
             name = f"dec.{size}x{size}_"
             if number == 0:
@@ -147,15 +150,18 @@ class Song(Network):
                 joined = torch.cat([x, skips.pop()], 1)
                 attention = i == self.blocks and size in self.attention
                 x = self.block(f"{name}block{i}", joined, embedding, channels, attention=attention)
-        return self.conv(f"{name}aux_conv", F.silu(self.norm(f"{name}aux_norm", x, 1e-6)), 3)
+            if self.branch == "skip" or number == len(self.levels) - 1:
+                shown = self.conv(f"{name}aux_conv", F.silu(self.norm(f"{name}aux_norm", x, 1e-6)), 3)
+                image = shown if image is None else shown + doubled(image, self.taps)
+        return image
 
 
 class Adm(Network):
     """ADM, as NVlabs' `DhariwalUNet` has it; without `scale_shift` as OpenAI's LSUN teachers have it."""
 
-    def __init__(self, *args, scale_shift=True, **kwargs):
+    def __init__(self, *args, scale_shift=True, embedding=4, **kwargs):
         super().__init__(*args, **kwargs)
-        self.scale_shift = scale_shift
+        self.scale_shift, self.embedding = scale_shift, embedding
 
     def block(self, name, x, embedding, channels, up=False, down=False, attention=False):
         resample = resampling(BOX, up, down)
@@ -173,12 +179,12 @@ class Adm(Network):
 
     def __call__(self, x, c_noise, labels=None):
         """labels: one-hot rows, or zeros."""
-        base = self.levels[0][1]
+        base, width = self.levels[0][1], self.embedding * self.levels[0][1]
         angles = c_noise[:, None] * (1 / 10000) ** (torch.arange(base // 2) / (base // 2))
         embedding = torch.cat([angles.cos(), angles.sin()], 1)
-        embedding = self.linear("map_layer1", F.silu(self.linear("map_layer0", embedding, 4 * base)), 4 * base)
+        embedding = self.linear("map_layer1", F.silu(self.linear("map_layer0", embedding, width)), width)
         if self.classes:
-            embedding = embedding + self.linear("map_label", labels, 4 * base, bias=False)
+            embedding = embedding + self.linear("map_label", labels, width, bias=False)
         embedding, skips = F.silu(embedding), []
         for number, (size, channels) in enumerate(self.levels):
             name = f"enc.{size}x{size}_"
@@ -232,10 +238,10 @@ def _as_modules(tensors, class_name, init_kwargs=None):
     return Persistent(class_name, state)
 
 
-def save_pickle(file, network, options, class_name="EDMPrecond", protocol=4):
+def save_pickle(file, network, options, class_name="EDMPrecond", protocol=4, sigma_data=0.5):
     """A snapshot of NVlabs' EDM."""
     model = _as_modules(network.tensors, options.pop("model_type"), options)
-    state = {"sigma_data": 0.5, "_parameters": OrderedDict(), "_buffers": OrderedDict(),
+    state = {"sigma_data": sigma_data, "_parameters": OrderedDict(), "_buffers": OrderedDict(),
              "_modules": OrderedDict(model=model), "_init_args": (), "_init_kwargs": {}}  # fmt: skip
     package, module = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
 

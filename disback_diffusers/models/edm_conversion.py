@@ -83,9 +83,9 @@ def convert(file: Path) -> Converted:
         raise UsageError(
             f"{file} is a consistency model by its name, which has few steps: give a teacher, edm_*_ema.pt."
         )
-    if file.suffix == PICKLE:
+    if file.suffix.lower() == PICKLE:
         return of_nvlabs(file)
-    if file.suffix in STATE_DICT:
+    if file.suffix.lower() in STATE_DICT:
         return of_openai(file)
     raise UsageError(
         f"{file} is not supported: give a {PICKLE} of EDM or a {STATE_DICT[0]} of the consistency models."

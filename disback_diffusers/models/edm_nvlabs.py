@@ -38,7 +38,7 @@ def of_nvlabs(file: Path) -> Converted:
         return _of_precond(net)
     except UsageError as error:
         raise UsageError(f"{file} {error}") from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{file} is no teacher of EDM: {error!r}.") from None
 
 
@@ -55,7 +55,10 @@ def _of_precond(net):
     network = _song if model.class_name == "SongUNet" else _dhariwal
     network_class, config = network(names, options)
     classes = int(options["label_dim"])
-    scheduler = EDMEulerScheduler(**SIGMA_RANGE, sigma_data=float(net.state["sigma_data"]))
+    sigma_data = float(net.state["sigma_data"])
+    if not 0 < sigma_data < math.inf:
+        raise UsageError(f"has sigma_data {sigma_data}, which must be above 0: it is damaged.")
+    scheduler = EDMEulerScheduler(**SIGMA_RANGE, sigma_data=sigma_data)
     empty = classes if classes and options["label_dropout"] else None
     return Converted(network_class, config, names.all(), scheduler, classes, empty)
 

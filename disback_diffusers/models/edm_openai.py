@@ -30,7 +30,7 @@ def of_openai(file: Path) -> Converted:
         return Converted(network_class, config, names.all(), scheduler, config["num_class_embeds"] or 0)
     except UsageError as error:
         raise error if str(error).startswith(str(file)) else UsageError(f"{file} {error}") from None
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"{file} is no UNet of ADM, of another architecture: {error!r}.") from None
 
 

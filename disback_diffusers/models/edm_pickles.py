@@ -18,6 +18,7 @@ from ..errors import UsageError, one_line
 
 
 PICKLE, STATE_DICT = ".pkl", (".pt", ".pth")
+TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # near the start of files of torch before 1.6
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
 DAMAGED = "it may be truncated, download it again"
 UNREADABLE = "it is damaged, or no file of torch: download it again"
@@ -56,6 +57,7 @@ def read_pickle(file: Path) -> Any:
     Raises:
         UsageError: it is damaged, or names anything but tensors, containers and EDM's own classes.
     """
+    _refuse_renamed(file, is_pickle=False, suffix=STATE_DICT[0])
     try:
         with open(file, "rb") as opened:
             return _Restricted(opened).load()
@@ -71,6 +73,7 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         UsageError: it is damaged, or holds anything but tensors.
     """
+    _refuse_renamed(file, is_pickle=True, suffix=PICKLE)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's text says how to run the code
@@ -88,6 +91,16 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _refuse_renamed(file, is_pickle, suffix):
+    """Raise a UsageError for a file that is of the other kind by its first bytes."""
+    with open(file, "rb") as opened:
+        start = opened.read(32)
+    if is_pickle and start.startswith(b"\x80") and TORCH_MAGIC not in start:
+        raise UsageError(f"{file} is a pickle, not a state dict that torch has saved: name it {suffix}.")
+    if not is_pickle and start.startswith(b"PK\x03\x04"):
+        raise UsageError(f"{file} was saved by torch and is not a pickle: name it {suffix}.")
+
+
 def _is_named_tensor(item):
     name, value = item
     return isinstance(name, str) and isinstance(value, torch.Tensor)
@@ -97,9 +110,26 @@ class _Restricted(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
+        if (module, name) in FUNCTIONS:
+            return _Function(FUNCTIONS[module, name])
         if module == "torch.nn.modules.container" and name in CONTAINERS:
             return type(name, (Recorded,), {"class_name": name})
         raise UsageError(f"names {module}.{name}, which is not needed for a teacher: it is refused, nothing was run.")
+
+
+class _Function:
+    """A function that a pickle may call, but not change."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, *args):
+        return self.call(*args)
+
+    def __setstate__(self, state):
+        raise UsageError("sets attributes of a function, which is refused.")
 
 
 def _persistent(meta):
@@ -108,7 +138,10 @@ def _persistent(meta):
 
 
 def _storage(content):
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's text says how to run the code
+        raise UsageError("holds something else in place of a tensor: it is refused, nothing was run.") from None
 
 
 def _parameter(data, *rest):
@@ -127,16 +160,18 @@ def _scalar(dtype, content):
     return np.frombuffer(content, dtype)[0].item()
 
 
-ALLOWED = {
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+ALLOWED = {  # none of them has attributes that could be set
     ("dnnlib.util", "EasyDict"): dict,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
+    ("numpy", "dtype"): np.dtype,
+}
+FUNCTIONS = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
-    ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): _latin1,

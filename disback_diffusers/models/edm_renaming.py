@@ -56,10 +56,13 @@ class Renaming:
         return f"{old}.weight" in self.left
 
     def take(self, old: str, kind: str = "weight") -> torch.Tensor:
-        """A tensor of a layer, float32; it is not left any more. Raises a UsageError where there is none."""
+        """A tensor of a layer, float32; it is not left any more. Raises a UsageError where none can be used."""
         if f"{old}.{kind}" not in self.left:
             raise UsageError(f"has no tensor {old}.{kind}: it is of another architecture.")
-        return self.left.pop(f"{old}.{kind}").float()
+        value = self.left.pop(f"{old}.{kind}")
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise UsageError(f"has values in {old}.{kind} that are no finite numbers: download it again.")
+        return value.float()
 
     def move(self, new: str, old: str) -> None:
         """A layer, to its new name."""
