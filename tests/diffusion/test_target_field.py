@@ -108,6 +108,17 @@ def test_the_squared_mismatch_is_free_of_the_error_of_few_samples(schedule, t):
     assert measured == pytest.approx(of_shift, rel=0.1)
 
 
+def test_each_true_score_is_estimated_twice_without_the_sample_that_was_noised():
+    x0, noise, score = random(3, 6, 2, seed=8)
+    x_t, schedule = x0 + 0.8 * noise, NoiseSchedule.edm(0.002, 80.0)
+    expected = []
+    for i in range(6):
+        halves = [[j for j in range(parity, 6, 2) if j != i] for parity in (0, 1)]
+        one, other = (score[i] - mixture_score(x_t[i : i + 1], x0[half], 0.8**2)[0] for half in halves)
+        expected.append(one @ other)
+    torch.testing.assert_close(squared_mismatch(score, x_t, 0.8, x0, schedule), torch.stack(expected))
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 16), (3, 64, 64), (1, 32, 32)])
 def test_noise_for_the_squared_mismatch_grows_with_the_number_of_pixels(shape):
     times = image_times(NoiseSchedule.edm(0.002, 80.0), shape)
@@ -118,6 +129,9 @@ def test_noise_for_the_squared_mismatch_grows_with_the_number_of_pixels(shape):
 def test_images_too_large_for_the_noise():
     with pytest.raises(UsageError, match="too little .* 256x256"):
         image_times(NoiseSchedule.edm(0.002, 80.0), (3, 256, 256))
+    with pytest.raises(UsageError, match="too little .* 64x64"):  # at the end, its noise is 15 times the image
+        image_times(NoiseSchedule.from_scheduler(SD), (3, 64, 64))
+    assert len(image_times(NoiseSchedule.from_scheduler(DDPM), (3, 256, 256))) == 4  # and here 157 times
 
 
 @pytest.mark.parametrize("n", [3, 5])

@@ -62,6 +62,11 @@ def test_noise_levels_of_training():
     assert normal.exp().min() >= 0.002 and normal.exp().max() <= 80
 
 
+def test_noise_levels_beyond_the_schedule_are_never_drawn():
+    times = training_times(NoiseSchedule.edm(0.1, 2.0), "log-normal").sample(N, generator())
+    assert (times.min(), times.max()) == (torch.tensor(0.1), 2.0) and 0.05 < (times == 2.0).float().mean() < 0.07
+
+
 def test_whole_timesteps_are_all_as_likely():
     t = UniformTimes(5, 8).sample(N, generator())
     assert t.dtype == torch.long and t.shape == (N,)

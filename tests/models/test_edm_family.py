@@ -136,6 +136,16 @@ def test_samples_of_ddpm_are_those_of_the_stock_pipeline(tmp_path):
     torch.testing.assert_close(ours, torch.as_tensor(stock), atol=1e-5, rtol=1e-5)
 
 
+def test_a_scheduler_that_scales_what_the_network_gets(tmp_path, monkeypatch):
+    """Its first input is the noise of variance 1 that the network was trained on."""
+    family = open_teacher(save_teacher(tmp_path, "ddpm"))
+    teacher, z, given = teacher_of(family), torch.randn(2, 3, 8, 8), []
+    monkeypatch.setattr(family, "call", lambda network, x_t, *rest: given.append(x_t) or torch.zeros_like(x_t))
+    nothing = Conditions(rows=2)
+    family.sample(teacher, z, nothing, nothing, 4, scheduler="EulerDiscreteScheduler")
+    torch.testing.assert_close(given[0], z, atol=1e-3, rtol=1e-3)
+
+
 def test_labels_and_the_empty_one(tmp_path):
     family = open_teacher(save_teacher(tmp_path, "ours", classes=4, empty=4))
     assert (family.classes, family.empty_class, family.can_be_empty) == (4, 4, True)

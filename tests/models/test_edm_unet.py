@@ -38,13 +38,15 @@ def test_saved_and_loaded(tmp_path, settings):
 
 @pytest.mark.parametrize("settings", [{}, NCSNPP, SKIP])
 def test_gradients_are_the_same_with_checkpointing(settings):
-    gradients = []
+    gradients, runs = [], []
     for checkpointing in (False, True):
         unet, (x, t) = build(**settings), inputs()
         if checkpointing:
             unet.enable_gradient_checkpointing()
+        unet.decoder[-1].blocks[-1].resnet.register_forward_pre_hook(lambda *args: runs.append(checkpointing))
         unet(x, t).sample.square().mean().backward()
         gradients.append([parameter.grad for parameter in unet.parameters()])
+    assert runs == [False, True, True]  # once more on the way back
     assert all(grad is not None for grad in gradients[0])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)

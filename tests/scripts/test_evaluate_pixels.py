@@ -13,6 +13,7 @@ from tiny_edm import save_teacher
 
 from disback_diffusers.artifact.layout import write_config
 from disback_diffusers.artifact.save import save_network
+from disback_diffusers.evaluation.protocols import PROTOCOLS
 from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.denoiser import Denoiser
@@ -147,6 +148,7 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
         ("plain --num_images 4 --sampler heun", "--sampler heun is for EDM teachers: plain is a DDPMPipeline"),
         ("ddpm --num_images 4", "ddpm is of classes, and diffusers' DDPMPipeline takes none"),
         ("broken --num_images 4 --num_inference_steps 2", "broken has a classes.json that does not fit its network"),
+        ("student --num_images 4 --protocol edm-50k --reference small", "--protocol edm-50k resizes nothing, but"),
         ("student --num_images 8 --protocol edm-50k --reference mixed", "an image of reference is 16x16, not 8x8"),
         ("real --repeats 3", "does not fit the 8 images of real"),
     ],
@@ -159,11 +161,17 @@ def test_what_does_not_fit(folder, words, expected):
     (folder / "broken" / "classes.json").write_text('{"classes": 5.0}')
     shutil.copytree(folder / "real", folder / "mixed")
     Image.new("RGB", (16, 16)).save(folder / "mixed" / "9.png")
-    (folder / "large").mkdir()
-    for i in range(2):
-        Image.new("RGB", (16, 16)).save(folder / "large" / f"{i}.png")
+    for name, size in (("large", 16), ("small", 4)):
+        (folder / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", (size, size)).save(folder / name / f"{i}.png")
     words = words.split()
     given = words if "--reference" in words else [*words, "--reference", "real"]
     run = start([*given, "--feature_extractor", "embedded"], script=SCRIPT)
     assert run.wait() == 2, run.output
     assert expected in run.messages[0] and len(run.messages) == 1, run.output
+
+
+def test_the_protocol_is_that_of_edm():
+    line = str(PROTOCOLS["edm-50k"])
+    assert line.startswith("50,000 images with all real ones not resized, inception, the lowest of 3; EDM")

@@ -118,6 +118,16 @@ def test_of_pixels_it_shows_what_is_missing(make_context, monkeypatch):
     assert degree(real[:32].repeat(8, 1, 1, 1)) > 2 * of_real
 
 
+def test_of_pixels_it_is_the_mean_of_the_roots_at_each_level(make_context, monkeypatch):
+    files = {"pretrained_teacher_model": str(EXAMPLES / "tiny_edm" / "unconditional"), "prompt_dataset": None}
+    context = make_context(**files, resolution=[], train_batch_size=64, log_mismatch_every=1)
+    monkeypatch.setattr(mismatch_probe, "SAMPLES", 8)
+    (probe,) = context.probes
+    signs = torch.tensor([1.0, 1, 1, 1, 1, 1, 1, -4]).double()  # products of few samples can be negative
+    monkeypatch.setattr(mismatch_probe, "squared_mismatch", lambda score, x_t, t, *rest: signs * t.double() ** 2)
+    assert probe()["mismatch"] == pytest.approx((probe.times[:3].sum() / 4).item())
+
+
 def test_of_large_images_it_cannot_be_estimated(make_args, tmp_path):
     config = UNet2DModel.load_config(EXAMPLES / "tiny_edm" / "unconditional" / "unet")
     unet = UNet2DModel.from_config({**config, "sample_size": 256})
