@@ -10,6 +10,7 @@ from diffusers.utils import logging
 from disback_diffusers.diffusion.noise import NoiseSchedule
 from disback_diffusers.errors import UsageError
 from disback_diffusers.models.edm_unet import EDMUNet2DModel
+from disback_diffusers.models.families.edm import CONSISTENCY_TIMES, EDM_TIMES
 
 from .pixels import PixelPipeline
 
@@ -40,6 +41,7 @@ class DisBackEDMPipeline(PixelPipeline, ConsistencyModelPipeline):
     def __init__(self, unet: ModelMixin, scheduler: SchedulerMixin, conditioning_sigma: float | int | None = None):
         super().__init__(unet, scheduler)
         self._check_unet()
+        self._base_times = times_of(scheduler)
         sigma = starting_level(scheduler, conditioning_sigma)
         take_consistency_times(unet, scheduler, sigma)
         self._adapted_to = getattr(unet, ADAPTED_TO, None)
@@ -56,6 +58,10 @@ class DisBackEDMPipeline(PixelPipeline, ConsistencyModelPipeline):
             raise UsageError("pipe.scheduler belongs to the student: keep the one the pipeline was loaded with.")
         if self.unet is None or getattr(self.unet, ADAPTED_TO, None) != self._adapted_to:
             raise UsageError("pipe.unet was replaced by one with other times: load it with from_pretrained(unet=...).")
+
+    def _interface(self):
+        times = {"network_times": self._base_times} if self._base_times else {}
+        return {**super()._interface(), "sigma_data": self.scheduler.config.sigma_data, **times}
 
     def _times(self, steps):
         return {"sigmas": [self.conditioning_sigma]}
@@ -89,6 +95,13 @@ def starting_level(scheduler: SchedulerMixin, given: float | None) -> float:
     if not isinstance(given, Real) or isinstance(given, bool) or not first <= given <= last:
         raise UsageError(f"conditioning_sigma={given!r} must be a noise level of the base model, {first} to {last}.")
     return float(given)
+
+
+def times_of(scheduler: SchedulerMixin) -> str | None:
+    """The times that the network of a base model takes; None for the scheduler of a saved student, which hides it."""
+    if _level_of(scheduler) is not None:
+        return None
+    return CONSISTENCY_TIMES if isinstance(scheduler, CMStochasticIterativeScheduler) else EDM_TIMES
 
 
 def one_level_scheduler(scheduler: SchedulerMixin, sigma: float) -> CMStochasticIterativeScheduler:

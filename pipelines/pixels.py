@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""One-step generation with a student of a pixel-space teacher, unconditional or of classes."""
+"""One-step generation with a student of a pixel-space teacher, unconditional or class-conditional."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -18,6 +18,9 @@ from disback_diffusers.models.labels import parse_labels
 from .call_arguments import chosen_timesteps
 from .call_checks import OUTPUT_TYPES, check_finite, checked_generator, checked_noise, is_count
 from .student import FAMILIES, StudentPipeline
+
+
+REMEDY = "pass the one it was distilled from with base_model=..."
 
 
 class PixelPipeline(StudentPipeline):
@@ -39,8 +42,17 @@ class PixelPipeline(StudentPipeline):
             return
         of_student, of_base = self._student_config.get("class_labels"), self.unet.config.num_class_embeds
         if bool(of_student) != bool(of_base):
-            kinds = ("of classes", "unconditional") if of_student else ("unconditional", "of classes")
-            raise UsageError(f"the student is {kinds[0]}, and its base model is {kinds[1]}: pass base_model=...")
+            kinds = ("class-conditional", "unconditional")[:: 1 if of_student else -1]
+            raise UsageError(f"the student is {kinds[0]}, and its base model is {kinds[1]}: {REMEDY}")
+        recorded = self._student_config.get("base_interface") or {}
+        for key, value in self._interface().items():
+            if recorded.get(key, value) != value:
+                raise UsageError(f"the student has {key} {recorded[key]}, and its base model {value}: {REMEDY}")
+
+    def _interface(self):
+        """As far as it is known, what the family of the teacher records as its interface."""
+        config = self.unet.config
+        return {"image_shape": [config.in_channels, config.sample_size, config.sample_size]}
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "PixelPipeline":

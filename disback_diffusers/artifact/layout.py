@@ -39,8 +39,8 @@ def write_config(folder: str | os.PathLike, config: dict) -> None:
         folder (`str` or `os.PathLike`): the student's folder.
         config (`dict`): `timesteps` (`sigmas`, where the base has noise levels), and where known `base_model`,
             `base_revision`, `variant`, `pipeline` (the teacher's class), `network` (its class), `student`,
-            `class_labels` (text, such as "0-9"), `class_names`, `lora_rank`, `lora_alpha`, `method`. `format` is
-            added.
+            `class_labels` (text, such as "0-9"), `class_names`, `base_interface` (what a base on pixels
+            must have), `lora_rank`, `lora_alpha`, `method`. `format` is added.
 
     Raises:
         UsageError: the timesteps are not valid.

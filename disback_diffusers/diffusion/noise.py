@@ -45,6 +45,7 @@ class NoiseSchedule:
             x0 = c_skip x_t + c_out output; diffusers' EDM schedulers call this "epsilon").
         num_train_timesteps (`int` or `None`): T; None for an EDM schedule, whose time is continuous.
         time_range (`tuple`): the first and the last time, (0, T-1) or (sigma_min, sigma_max).
+        data_std (`float`): standard deviation of the data in EDM's preconditioning; 1 for a schedule made from betas.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class NoiseSchedule:
         self.time_range = time_range
         self.num_train_timesteps = None if alphas is None else len(alphas)
         self._alphas = alphas
-        self._data_std = data_std
+        self.data_std = data_std
         self._cache = {}
         self._reaches_zero_alpha = alphas is not None and bool(alphas[-1] == 0)
         self.prediction_type = None
@@ -171,7 +172,7 @@ class NoiseSchedule:
         if kind in ("epsilon", "sample"):
             return noise if kind == "epsilon" else x0
         total = self._total_std(alpha, sigma)
-        velocity = alpha * self._data_std / total * noise - sigma / (self._data_std * total) * x0
+        velocity = alpha * self.data_std / total * noise - sigma / (self.data_std * total) * x0
         return velocity if kind == "v_prediction" else -velocity
 
     def to_x0(
@@ -195,7 +196,7 @@ class NoiseSchedule:
             self._refuse_zero(alpha)
             return (x_t - sigma * output) / alpha
         total = self._total_std(alpha, sigma)
-        return alpha * (self._data_std / total) ** 2 * x_t - sigma * self._data_std / total * output
+        return alpha * (self.data_std / total) ** 2 * x_t - sigma * self.data_std / total * output
 
     def to_epsilon(
         self, model_output: torch.Tensor, x_t: torch.Tensor, t: Time, prediction_type: str | None = None
@@ -207,7 +208,7 @@ class NoiseSchedule:
         if kind == "sample":
             return (x_t - alpha * output) / sigma
         total = self._total_std(alpha, sigma)
-        return sigma / total**2 * x_t + alpha * self._data_std / total * output
+        return sigma / total**2 * x_t + alpha * self.data_std / total * output
 
     def to_score(
         self, model_output: torch.Tensor, x_t: torch.Tensor, t: Time, prediction_type: str | None = None
@@ -224,7 +225,7 @@ class NoiseSchedule:
         return kind, output, x_t, *self.alpha_sigma(t, x_t)
 
     def _total_std(self, alpha, sigma):
-        return ((alpha * self._data_std) ** 2 + sigma**2).sqrt()
+        return ((alpha * self.data_std) ** 2 + sigma**2).sqrt()
 
     def _checked_type(self, prediction_type):
         kind = self.prediction_type if prediction_type is None else prediction_type

@@ -8,7 +8,7 @@ from ..errors import UsageError
 
 
 MOST_CLASSES = 10**6
-RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+RANGE = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", re.ASCII)
 
 
 def parse_labels(text: str, classes: int) -> list[int]:
@@ -23,10 +23,10 @@ def parse_labels(text: str, classes: int) -> list[int]:
     if text == "all":
         return list(range(classes))
     found = set()
-    for part in text.replace(" ", "").split(","):
+    for part in text.split(","):
         match = RANGE.fullmatch(part)
         if not match:
-            raise UsageError(f"{text}: '{part}' is not a class: give all, or numbers such as 0-9,17.")
+            raise UsageError(f"{text}: '{part.strip()}' is not a class: give all, or numbers such as 0-9,17.")
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
             raise UsageError(f"{text}: '{part}' runs backwards: give {last}-{first}.")

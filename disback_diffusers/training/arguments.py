@@ -120,7 +120,7 @@ class DistillationArguments:
         Raises:
             UsageError: a value of another type, or one that cannot work, whatever the teacher is.
         """
-        stay = str(self.path.steps_per_node).replace(" ", "")
+        stay = ",".join(_parts(self.path.steps_per_node))  # one spelling
         self.path.steps_per_node = int(stay) if stay.isascii() and stay.isdigit() else stay
         for group in fields(type(self)):
             own = getattr(self, group.name)
@@ -231,9 +231,14 @@ class DistillationArguments:
             raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
 
 
+def _parts(text: int | str) -> list[str]:
+    """What is between commas."""
+    return [part.strip() for part in str(text).split(",")]
+
+
 def _numbers(text: int | str) -> list[int] | None:
     """Whole numbers, separated by commas; None where it is something else."""
-    parts = str(text).replace(" ", "").split(",")
+    parts = _parts(text)
     return [int(part) for part in parts] if all(part.isascii() and part.isdigit() for part in parts) else None
 
 

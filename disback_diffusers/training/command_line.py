@@ -17,6 +17,8 @@ from .flags import METADATA
 
 # What YAML 1.1 reads as false, though it is the name of a choice.
 FALSE_WORDS = {"mixed_precision": "no", "cache_text_embeddings": "off"}
+# Two flags for one setting: the one on the command line replaces the other one in the file.
+INSTEAD = {"ema_decay": "ema_half_life", "ema_half_life": "ema_decay"}
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -30,8 +32,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_config(file):
-    """A YAML file of flag names and values, as command-line words."""
+def _read_config(file, left_out=()):
+    """A YAML file of flag names and values, as command-line words; without those of some flags."""
     try:
         values = yaml.load(Path(os.path.expanduser(file)).read_text(encoding="utf-8"), _UniqueKeys) or {}
     except OSError as error:
@@ -42,7 +44,7 @@ def _read_config(file):
         raise UsageError(f"--config {file}: expected lines of the form 'flag: value'.")
     known = set(names())
     words = []
-    for key, value in values.items():
+    for key, value in ((key, value) for key, value in values.items() if key not in left_out):
         if key not in known:
             raise UsageError(f"--config {file}: unknown key '{key}'; --help lists them.")
         if value is False and key in FALSE_WORDS:
@@ -88,7 +90,9 @@ def parse_args(input_args: list[str] | None = None, description: str | None = No
     config, words = config.parse_known_args(words)
     parser = _Parser(GROUPS, description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument("--config", help="A YAML file with any of these flags; the command line wins.")
-    from_file = _read_config(config.config) if config.config else []
+    given = {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
+    replaced = {other for name, other in INSTEAD.items() if name in given}
+    from_file = _read_config(config.config, left_out=replaced - given) if config.config else []
     try:  # alone, so that a wrong value is blamed on the file
         _, unknown = parser.parse_known_args(from_file)
     except UsageError as error:

@@ -39,6 +39,7 @@ def artifact_config(
         "student": args.student.student,
         ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
         **(_of_classes(args, family) if family.classes else {}),
+        **({"base_interface": family.interface} if family.interface else {}),
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
         "method": {"objective": objective, **args.recorded(PATH, RESULT), "ema_decay": networks.student.ema.decay},

@@ -46,6 +46,7 @@ class Students:
         self.base, self.start = str(base or save_teacher(folder / "teacher", **teacher)), start
         family = open_teacher(self.base)
         self.classes, self.has_levels = family.classes, family.schedule.num_train_timesteps is None
+        self.interface = family.interface
         roles = Roles(family.load_network())
         roles.add("student", 2, 4, present_targets(roles.network, ALL_TARGETS))
         roles.randomize("student", seed=1)
@@ -73,6 +74,7 @@ class Students:
 
     def write_config(self, kind, **more):
         config = {"base_model": self.base, "student": "lora" if kind == "lora" else "full"}
+        config["base_interface"] = self.interface
         config |= {"sigmas": [self.start]} if self.has_levels else {"timesteps": [self.start]}
         write_config(self.folders[kind], {**config, **({"class_labels": "0-3"} if self.classes else {}), **more})
 
@@ -285,7 +287,7 @@ def test_weights_that_are_missing(of_classes, tmp_path):
 
 
 def test_a_lora_of_classes_on_an_unconditional_base(of_classes, tmp_path):
-    with pytest.raises(UsageError, match="the student is of classes, and its base model is unconditional"):
+    with pytest.raises(UsageError, match="the student is class-conditional, and its base model is unconditional"):
         DisBackPipeline.from_pretrained(of_classes.folders["lora"], base_model=save_teacher(tmp_path, "cm"))
 
 
@@ -294,7 +296,7 @@ def test_an_unconditional_lora_on_a_base_of_classes(of_classes, tmp_path):
     config = json.loads((folder / "disback_config.json").read_text())
     del config["class_labels"]
     (folder / "disback_config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="the student is unconditional, and its base model is of classes"):
+    with pytest.raises(UsageError, match="the student is unconditional, and its base model is class-conditional"):
         DisBackPipeline.from_pretrained(folder)
 
 
@@ -366,3 +368,32 @@ def test_a_configuration_that_was_edited(of_classes, change, tmp_path):
     (folder / CONFIG_NAME).write_text(json.dumps({**config, **change}))
     with pytest.raises(UsageError, match=f"has {next(iter(change))}"):
         DisBackPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["lora", "unet"])
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({"sigma_data": 1.0}, "the student has sigma_data 0.5, and its base model 1.0: pass the one it was distilled"),
+        ({"_class_name": "CMStochasticIterativeScheduler"}, "network_times edm, and its base model consistency model"),
+    ],
+)
+def test_a_base_of_another_noise_scaling(tmp_path, kind, change, expected):
+    students = Students({"kind": "edm"}, 80.0, tmp_path)
+    other = Path(shutil.copytree(students.base, tmp_path / "other"))
+    file = other / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    index = other / "model_index.json"
+    name = change.get("_class_name", "EDMEulerScheduler")
+    index.write_text(json.dumps({**json.loads(index.read_text()), "scheduler": ["diffusers", name]}))
+    with pytest.raises(UsageError, match=expected):
+        DisBackPipeline.from_pretrained(students.folders[kind], base_model=other)
+
+
+def test_a_lora_on_a_base_of_other_images(tmp_path):
+    students = Students({"kind": "edm"}, 80.0, tmp_path)
+    unet = UNet2DModel.from_pretrained(students.base, subfolder="unet")
+    config = {**unet.config, "sample_size": 16}
+    UNet2DModel.from_config(config).save_pretrained(Path(students.base) / "unet")
+    with pytest.raises(UsageError, match=r"image_shape \[3, 8, 8\], and its base model \[3, 16, 16\]: pass the one"):
+        DisBackPipeline.from_pretrained(students.folders["lora"])

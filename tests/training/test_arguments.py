@@ -157,7 +157,7 @@ def test_stays_that_leave_nothing_for_the_teacher_are_refused(stay, stays, given
     assert args.steps_per_stay(0) > 0  # without a node there is no stay
 
 
-@pytest.mark.parametrize("value", [0, -1, "-1", "", "often", "1.5", 1.5, "²", True])
+@pytest.mark.parametrize("value", [0, -1, "-1", "", "often", "1.5", 1.5, "²", True, "10 20", "1 0,20"])
 def test_a_length_of_stays_that_is_none(value):
     with pytest.raises(UsageError, match="--steps_per_node must be auto or a number greater than 0"):
         make_args(steps_per_node=value)
@@ -177,6 +177,16 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert args.path.no_backtracking and args.run.report_to == ["tensorboard"]
     assert args.student.lora_alpha == 16 and args.objective.fake_score_init == "teacher"
     assert args.teacher.variant is None
+
+
+@pytest.mark.parametrize("flag, other", [("ema_decay", "ema_half_life"), ("ema_half_life", "ema_decay")])
+def test_the_command_line_replaces_the_other_kind_of_average_in_the_file(tmp_path, flag, other):
+    values, file = {"ema_decay": 0.5, "ema_half_life": 90}, tmp_path / "settings.yaml"
+    file.write_text(f"{other}: {values[other]}\n")
+    args = parse_args([*NEEDED, "--config", str(file), f"--{flag}={values[flag]}"])
+    assert (args[flag], args[other]) == (values[flag], args.defaults()[other])
+    with pytest.raises(UsageError, match="leave one of them out"):
+        parse_args([*NEEDED, "--config", str(file), f"--{flag}={values[flag]}", f"--{other}={values[other]}"])
 
 
 def test_every_setting_survives_the_file_that_a_run_leaves(tmp_path):

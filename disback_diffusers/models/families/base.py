@@ -32,6 +32,7 @@ class Family:
         name (`str`): the teacher's, as given. commit (`str` or `None`): of a Hub repository.
         schedule (`NoiseSchedule`). scheduler_config, network_config (`dict`).
         warnings (`list[str]`): what a user should know before training.
+        interface (`dict`): what another base model of the student must have in common with the teacher.
 
     Raises:
         UsageError: a teacher that cannot be distilled.
@@ -52,7 +53,7 @@ class Family:
     lora_targets: dict[str, tuple[str, ...]] = {}
 
     def __init__(self, source: ModelSource):
-        self.source, self.warnings = source, []
+        self.source, self.warnings, self.interface = source, [], {}
         self.name, self.commit = source.name, source.commit
         self.network_config = source.config(self.network_class, self.network_folder)
         self.scheduler_config = source.scheduler_config()

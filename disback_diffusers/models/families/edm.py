@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Pixel-space teachers, unconditional or of classes: EDM's, those of the consistency models, and DDPM's."""
+"""Pixel-space teachers, unconditional or class-conditional: EDM's, those of the consistency models, and DDPM's."""
 
 import inspect
 import json
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 CM_SCHEDULER = "CMStochasticIterativeScheduler"
+EDM_TIMES, CONSISTENCY_TIMES = "edm", "consistency model"
 SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", CM_SCHEDULER)  # with ln(sigma) as network time
 
 
@@ -55,6 +56,8 @@ class PixelFamily(Family):
         super().__init__(source)
         self._check_network()
         self.classes, self.empty_class, self.class_names = self._read_classes()
+        size = self.network_config["sample_size"]
+        self.interface["image_shape"] = [self.network_config["in_channels"], size, size]
         source.check_weights([self.network_folder])
 
     def _check_network(self):
@@ -102,7 +105,7 @@ class PixelFamily(Family):
 
     @property
     def can_be_empty(self) -> bool:
-        """As in `Family`: a network of classes has to have been trained without labels too."""
+        """As in `Family`: a class-conditional network has to have been trained without labels too."""
         return not self.classes or self.empty_class is not None
 
     def load_encoder(
@@ -156,11 +159,16 @@ class EDM(PixelFamily):
             raise self.error(
                 f"has a {self.scheduler_config.get('_class_name')} in scheduler/: take one of {', '.join(SCHEDULERS)}."
             )
+        self.interface["network_times"] = CONSISTENCY_TIMES if self._is_consistency else EDM_TIMES
+        self.interface["sigma_data"] = self.schedule.data_std
 
     def _network_time(self, t):
         """c_noise: ln(sigma) / 4 in EDM, a thousand times as much in the consistency models."""
-        scale = 250.0 if self.scheduler_config.get("_class_name") == CM_SCHEDULER else 0.25
-        return t.float().log() * scale
+        return t.float().log() * (250.0 if self._is_consistency else 0.25)
+
+    @property
+    def _is_consistency(self):
+        return self.scheduler_config.get("_class_name") == CM_SCHEDULER
 
     def check_sampling(self, steps: int, scheduler: str | None = None) -> None:
         """As in `Family`."""
