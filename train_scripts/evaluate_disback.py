@@ -70,8 +70,8 @@ def parse_args() -> argparse.Namespace:
     add(
         "--prompts",
         type=path,
-        help="One image per prompt. File, folder, Hub dataset (as --prompt_dataset), or 'embedded'. Of a class-"
-        "conditional model: class labels; by default all in turn.",
+        help="One image per prompt. File, folder, Hub dataset (as --prompt_dataset), or 'embedded'. For a class-"
+        "conditional model: class labels, by default each class in turn.",
     )
     add("--caption_column", default="text", help="Column of the prompts.")
     add(
@@ -95,8 +95,8 @@ def parse_args() -> argparse.Namespace:
     add(
         "--sampler",
         choices=["heun", "pipeline"],
-        help="Of an EDM teacher: heun (default) takes --num_inference_steps steps of two evaluations each. pipeline: "
-        "diffusers' own, for a consistency model.",
+        help="For an EDM teacher. heun (default): --num_inference_steps steps of two evaluations each. pipeline: the "
+        "sampler of diffusers, for a consistency model.",
     )
     add("--guidance_scale", type=scale, help="Only for models that are not students.")
     add("--resolution", type=resolution, help="Size of the generated images: 1024 or 832x1216 (width x height).")

@@ -3,7 +3,6 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from importlib.resources import files
@@ -16,7 +15,7 @@ from PIL import Image
 from ..files import atomic_write
 from ..models.edm_unet import EDMUNet2DModel
 from ..models.embedded import EMBEDDED
-from ..models.labels import parse_labels
+from ..models.labels import MOST_CLASSES, parse_labels
 from .card_edits import marked
 from .layout import CARD_NAME, UNET_FOLDER, hub_id, public_config
 
@@ -119,7 +118,7 @@ def model_card(
         more_steps=_listed(steps[1:]),
         whole=whole,
         why_not_walked=_why_not_walked(method),
-        settings=_settings(method, method.get("student", config.get("student"))),
+        settings=_settings(method, method.get("student", config.get("student")), _without_effect(config, pipeline)),
         columns=list(dict.fromkeys(column for row in metrics for column in row)),
         rows=[{column: _cell(value) for column, value in row.items()} for row in metrics],
     )
@@ -146,13 +145,13 @@ def _of_pixels(folder, config, pipeline):
     labels, ours = config.get("class_labels"), EDMUNet2DModel.__name__
     network = folder / UNET_FOLDER / "config.json"
     is_ours = network.is_file() and ours in network.read_text(encoding="utf-8")
-    first = re.match(r"\d+", labels)[0] if labels else None
+    shown = (parse_labels(labels, MOST_CLASSES) * 4)[:4] if labels else []
     return {
         "pixels": pipeline in PIXEL_PIPELINES,
         "sigma": "sigmas" in config,
         "labels": labels,
         "class_names": [(label, name.replace("<", "&lt;")) for label, name in _class_names(config)],
-        "pixel_call": f"batch_size=4, class_labels=[{', '.join([first] * 4)}]" if labels else "batch_size=4",
+        "pixel_call": f"batch_size=4, class_labels={shown}" if labels else "batch_size=4",
         "own_network": is_ours or config.get("network") == ours,
     }
 
@@ -164,16 +163,24 @@ def _start(config):
 def _why_not_walked(method):
     if method.get("node_switching") == "fixed":
         return "the path has one node only"
-    return "its network had learned already, or its samples varied enough (`node_switching: adaptive`)"
+    return "its network could denoise already, or its samples varied as the teacher's do (`node_switching: adaptive`)"
 
 
-def _settings(method, student):
+def _settings(method, student, without_effect):
     """Rows of the table of settings. `student` is the kind that was trained, "lora" or "full"."""
-    rows = {key: _cell(value) for key, value in method.items() if value not in (None, [])}
+    given = {key: value for key, value in method.items() if value not in (None, []) and key not in without_effect}
+    rows = {key: _cell(value) for key, value in given.items()}
     if student == "lora" and not method.get("lcm_lora"):
         return rows
     of_adapters = ("lora_rank", "lora_alpha", "lora_target_modules")  # the student has its own
     return {f"{key} (target, fake score)" if key in of_adapters else key: value for key, value in rows.items()}
+
+
+def _without_effect(config, pipeline):
+    """Settings that are for prompts; of a class-conditional student, the share of empty ones is that of no class."""
+    if pipeline not in PIXEL_PIPELINES:
+        return ()
+    return ("caption_column",) if "class_labels" in config else ("caption_column", "proportion_empty_prompts")
 
 
 def _listed(numbers):

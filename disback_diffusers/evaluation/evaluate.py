@@ -3,6 +3,7 @@
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -55,10 +56,11 @@ def evaluate(args: argparse.Namespace) -> dict | None:
     )
     folder = Path(args.output_dir)
     prompts = _prompts(args)
-    generation, images = None, _given_images(args, prompts)
+    generation, images, captions = None, _given_images(args, prompts), prompts
     if images is None:
-        texts = texts_of_images(args, prompts)
-        prompts = [] if is_pixels(args) else prompts  # class labels are nothing to measure images by
+        captions = texts = texts_of_images(args, prompts)
+        if is_pixels(args):  # class labels are nothing to measure images by
+            prompts, captions = [], [text and f"class {text}" for text in texts]
         is_student(args)  # checks
         generation = planned(args, texts * args.repeats)
         generation.check()
@@ -76,7 +78,7 @@ def evaluate(args: argparse.Namespace) -> dict | None:
     if not accelerator.is_main_process:
         return None
     results = {**instruments.measure_repeats(images, prompts), **recorded}
-    _report(folder, args, results, images, prompts)
+    _report(folder, args, results, images, captions)
     return results
 
 
@@ -196,8 +198,8 @@ def compare(features: torch.Tensor, reference: Reference) -> dict:
 # Reporting
 
 
-def _report(folder, args, results, images, prompts):
-    """Print the table and the card line; write results.json and samples.png."""
+def _report(folder, args, results, images, captions):
+    """Print the table and the card line; write results.json and samples.png, each image with its prompt or class."""
     for name, value in results.items():
         print(f"{name:18} {_text(value)}")
     if results.get("feature size", 0) >= results["images"]:
@@ -214,14 +216,26 @@ def _report(folder, args, results, images, prompts):
     }
     text = json.dumps(record, indent=2, default=str) + "\n"
     atomic_write(folder / "results.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    size = min(images[0].size)
-    count = min(SHOWN, len(images))
-    spread = [i * len(images) // count for i in range(count)]
+    size, spread = min(images[0].size), _spread(captions, len(images))
     shown = torch.stack([prepare(images[i], size) for i in spread]) / 255
-    captions = [prompts[i % len(prompts)] for i in spread] if prompts else ()
-    sheet = contact_sheet({Path(args.model).name: shown}, captions)
+    sheet = contact_sheet(
+        {Path(args.model).name: shown}, [captions[i % len(captions)] for i in spread if any(captions)]
+    )
     atomic_write(folder / "samples.png", lambda temporary: sheet.save(temporary, format="png"))
     print(f"\n{folder / 'results.json'} and {folder / 'samples.png'} are written.")
+
+
+def _spread(captions, images):
+    """Which images are shown: spread over the prompts or classes, and more of each only where these are few."""
+    count, seen, order = min(SHOWN, images), Counter(), []
+    for i in range(images):
+        caption = captions[i % len(captions)] if captions else i
+        order.append((seen[caption], i))
+        seen[caption] += 1
+    first = [i for earlier, i in order if not earlier]
+    if len(first) >= count:
+        return [first[i * len(first) // count] for i in range(count)]
+    return sorted(i for _, i in sorted(order)[:count])
 
 
 def card_line(args: argparse.Namespace, results: dict) -> str:

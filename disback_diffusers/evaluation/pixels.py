@@ -109,7 +109,7 @@ def check_sampling(artifact: Artifact, args: argparse.Namespace, known: list[int
         if args.sampler == "heun":
             raise UsageError(f"--sampler heun is for EDM teachers: {artifact.source} is a {name}.")
         if known:
-            raise UsageError(f"{artifact.source} is of classes, and diffusers' {name} takes none: not supported.")
+            raise UsageError(f"{artifact.source} has classes, and diffusers' {name} takes none: not supported.")
         return
     scheduler = read_json(fetch(artifact.source, [SCHEDULER], artifact.revision) / SCHEDULER).get("_class_name")
     if args.sampler is None and scheduler == "CMStochasticIterativeScheduler":

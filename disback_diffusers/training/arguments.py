@@ -205,7 +205,7 @@ class DistillationArguments:
         settings, defaults = self.optimization, self.defaults()
         kinds = {settings.optimizer, settings.fake_optimizer}
         if settings.use_8bit_adam and kinds != {"adamw"}:
-            raise UsageError("--use_8bit_adam is an AdamW: leave it out with another --optimizer.")
+            raise UsageError("--use_8bit_adam needs --optimizer adamw for both: take that, or leave it out.")
         for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
             if kinds == {"sgd"} and self[name] != defaults[name]:
                 raise UsageError(f"--{name} has no effect with --optimizer sgd for both: leave it out.")

@@ -134,7 +134,7 @@ class DegradationPath:
     def should_walk(self) -> tuple[bool, str]:
         """Whether `--node_switching adaptive` walks this path, and why.
 
-        It does where the student's network has learned nothing yet, and its samples of one prompt vary less than the
+        It does where the student's network cannot denoise yet, and its samples of one prompt vary less than the
         teacher's: from such a narrow cloud the teacher's score leads to the nearest modes alone (docs/results.md).
 
         Raises:
@@ -153,7 +153,9 @@ class DegradationPath:
             )
         if error <= max(teacher_error + LEARNED * (1 - teacher_error), SAME * teacher_error):
             errors = f"{error:.0%} of that of a network that predicts 0, and the teacher's is {teacher_error:.0%}"
-            return False, f"the student's network has learned: its error is {errors}"
+            if teacher_error >= 1:
+                return False, f"the teacher itself cannot denoise: the student's error is {errors}"
+            return False, f"the student's network can denoise already: its error is {errors}"
         compared = f"by {student:.3g}, the teacher's by {teacher:.3g} (standard deviation over the noise)"
         return student < teacher, f"the untrained student's samples of one prompt vary {compared}"
 

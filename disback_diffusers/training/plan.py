@@ -122,7 +122,7 @@ class Plan:
         walk = NodeWalk.back_from(stays + 2, args.steps_per_stay(stays))
         most = "up to " if args.path.node_switching == "adaptive" and not path else ""
         walked = f", {most}{described(walk.updates)} of them at nodes of the path" if stays else ""
-        rows.append(("stage 2", f"{steps} updates of {forwards:g} forwards of the network a sample{walked}"))
+        rows.append(("stage 2", f"{steps:,} updates of {forwards:g} forwards of the network a sample{walked}"))
         return rows
 
     def _topic(self):
@@ -199,7 +199,7 @@ def _cast(network, dtype):
 
 def _compared(total):
     if not torch.cuda.is_available():
-        return "there is none here to compare with; CUDA itself takes about 1 GiB more"
+        return "this machine has no GPU to compare with; CUDA itself takes about 1 GiB more"
     name, size = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     fits = "fits" if total + GIB < size else "does NOT fit"
     return f"{fits} the {name} with {size / GIB:,.1f} GiB (1 GiB allowed for CUDA itself)"

@@ -146,7 +146,7 @@ class PathArguments:
     )
     node_switching: Literal["fixed", "adaptive"] = flag(
         "fixed",
-        "fixed: always walk the path. adaptive: walk it only if the student's network has learned nothing yet and its "
+        "fixed: always walk the path. adaptive: walk it only if the student's network cannot denoise yet and its "
         "samples of one prompt vary less than the teacher's, as measured before stage 1.",
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
@@ -244,7 +244,7 @@ class RunArguments:
         None, "'latest', or the folder of the last checkpoint.", shapes=NOTHING, local=True
     )
     logging_steps: int = flag(
-        1, "A line in log.jsonl every N updates; the GPU is not waited for in between.", shapes=NOTHING, above=0
+        1, "A line in log.jsonl every N updates. Between them, nothing waits for the GPU.", shapes=NOTHING, above=0
     )
     log_mismatch_every: int = flag(
         0,

@@ -157,7 +157,7 @@ def _check_conditions(family, args):
             raise UsageError(f"--{name}: this teacher is not conditioned on prompts: leave it out.")
     if is_conditional and family.can_be_empty:
         return
-    why = "was not trained without labels" if is_conditional else "is unconditional"
+    why = "has no empty class" if is_conditional else "is unconditional"
     for name in ("guidance_scale", "fake_guidance_scale"):
         if args[name] != 1:
             raise UsageError(f"--{name} {args[name]}: this teacher {why}: set it to 1.")

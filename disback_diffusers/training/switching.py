@@ -75,9 +75,10 @@ class NodeWalk:
 
 
 def described(updates: list[int]) -> str:
-    """Updates at the targets in few words: "3 x 100", or "1,000 + 10,000"."""
+    """Updates at the targets in few words: "100", "3 x 100" or "1,000 + 10,000"."""
     if len(set(updates)) == 1:
-        return f"{len(updates)} x {updates[0]}"
+        times = f"{len(updates)} x " if len(updates) > 1 else ""
+        return f"{times}{updates[0]:,}"
     return " + ".join(f"{count:,}" for count in updates)
 
 

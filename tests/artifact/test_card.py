@@ -81,7 +81,7 @@ def test_the_card_of_a_whole_pipeline_says_how_it_was_trained(tmp_path):
     assert "| lora_rank (target, fake score) | 4 |" in text  # not of the student
     lora = {**method, "student": "lora", "path_walked": False}
     text = model_card(tmp_path, {**CONFIG, "student": "full", "method": lora}, whole=True).read_text()
-    assert "| lora_rank | 4 |" in text and "because\nits network had learned already, or its samples" in text
+    assert "| lora_rank | 4 |" in text and "because\nits network could denoise already, or its samples" in text
 
 
 def test_the_card_says_where_the_fake_score_started(tmp_path):

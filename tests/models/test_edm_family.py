@@ -244,7 +244,7 @@ def test_a_teacher_with_its_files_at_the_top(tmp_path, run, settings):
         ({"classes": 4}, {"class_labels": "2-9"}, "'2-9' is not within the teacher's classes, 0 to 3"),
         ({"classes": 4}, {"class_labels": ""}, "--class_labels : '' is not a class: give all"),
         ({"classes": 4}, {"class_labels": "cats"}, "--class_labels cats: 'cats' is not a class: give all"),
-        ({"classes": 4}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher was not trained without labels"),
+        ({"classes": 4}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher has no empty class: set"),
         ({}, {"guidance_scale": 2.0}, "--guidance_scale 2.0: this teacher is unconditional: set it to 1"),
         ({}, {"guidance_max_timestep": 500}, "--guidance_max_timestep: this teacher has noise levels"),
         ({}, {"proportion_empty_prompts": 0.3}, "--proportion_empty_prompts 0.3: this teacher is unconditional"),

@@ -13,6 +13,7 @@ from tiny_edm import save_teacher
 
 from disback_diffusers.artifact.layout import write_config
 from disback_diffusers.artifact.save import save_network
+from disback_diffusers.evaluation.evaluate import _spread
 from disback_diffusers.evaluation.protocols import PROTOCOLS
 from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.models.conditions import Conditions
@@ -146,7 +147,7 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
         ("pixels --num_images 4", "--num_inference_steps is required, at least 2: the steps of Heun's method"),
         ("cm --num_images 4", "--sampler is required: heun for an EDM teacher, pipeline for a consistency model"),
         ("plain --num_images 4 --sampler heun", "--sampler heun is for EDM teachers: plain is a DDPMPipeline"),
-        ("ddpm --num_images 4", "ddpm is of classes, and diffusers' DDPMPipeline takes none"),
+        ("ddpm --num_images 4", "ddpm has classes, and diffusers' DDPMPipeline takes none"),
         ("broken --num_images 4 --num_inference_steps 2", "broken has a classes.json that does not fit its network"),
         ("student --num_images 4 --protocol edm-50k --reference small", "--protocol edm-50k resizes nothing, but"),
         ("student --num_images 8 --protocol edm-50k --reference mixed", "an image of reference is 16x16, not 8x8"),
@@ -175,3 +176,18 @@ def test_what_does_not_fit(folder, words, expected):
 def test_the_protocol_is_that_of_edm():
     line = str(PROTOCOLS["edm-50k"])
     assert line.startswith("50,000 images with all real ones not resized, inception, the lowest of 3; EDM")
+
+
+@pytest.mark.parametrize(
+    "captions, images, expected",
+    [
+        ([f"class {i % 1000}" for i in range(50_000)], 50_000, [100 * i for i in range(10)]),
+        (["class 0", "class 1", "class 2"] * 20, 60, list(range(10))),
+        (["class 0"] * 20 + ["class 1"] * 20, 40, [0, 1, 2, 3, 4, 20, 21, 22, 23, 24]),
+        ([""] * 4, 12, list(range(10))),  # an unconditional model
+        ((), 50, [5 * i for i in range(10)]),  # a folder of images
+        (["a", "b", "c"], 3, [0, 1, 2]),
+    ],
+)
+def test_the_sheet_shows_different_classes(captions, images, expected):
+    assert _spread(captions, images) == expected

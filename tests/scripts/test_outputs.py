@@ -114,7 +114,7 @@ WALKED = [2, 2, 1, 1, 0, 0, 0, 0]
         # Of a path that is not walked there is its end alone, where the fake score starts.
         (
             "--node_switching adaptive",
-            "as the student's network has learned",
+            "as the teacher itself cannot denoise",
             [0] * 8,
             ("without backtracking", "after 6 updates"),
         ),

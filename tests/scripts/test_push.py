@@ -109,7 +109,7 @@ def test_a_pixel_teacher_and_its_student_on_the_hub(hub, files):
     uploaded = hub.files("alice/pixels-1-step")
     assert {"README.md", LORA_NAME, "samples/card-0.png"} <= uploaded.keys()
     card = uploaded["README.md"].decode()
-    assert "class_labels=[1, 1, 1, 1]" in card and "text: class 1" in card and "base_model: alice/pixels" in card
+    assert "class_labels=[1, 2, 3, 1]" in card and "text: class 1" in card and "base_model: alice/pixels" in card
     run = subprocess.run([sys.executable, "-c", SERVE], env=os.environ, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     assert {"model_index.json", "unet/config.json", "README.md"} <= hub.files("alice/whole").keys()

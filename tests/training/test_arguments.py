@@ -295,7 +295,7 @@ def test_optimizers():
     ):
         settings = parse_args([*NEEDED, *words]).optimization
         assert (settings.optimizer, settings.fake_optimizer) == expected
-    with pytest.raises(UsageError, match="--use_8bit_adam is an AdamW"):
+    with pytest.raises(UsageError, match="--use_8bit_adam needs --optimizer adamw for both"):
         parse_args([*NEEDED, "--optimizer", "sgd", "--use_8bit_adam"])
     with pytest.raises(UsageError, match="--adam_beta1 has no effect with --optimizer sgd for both"):
         parse_args([*NEEDED, "--optimizer", "sgd", "--fake_score_optimizer", "sgd", "--adam_beta1", "0.5"])

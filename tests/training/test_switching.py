@@ -54,7 +54,9 @@ def test_adaptive_walks_from_a_student_that_knows_nothing_and_varies_less_than_t
     ],
 )
 def test_what_a_network_has_learned_is_compared_with_the_teacher(error, teacher, walks):
-    assert make_path(error, teacher, 0.9, 1.0).should_walk()[0] == walks
+    walked, why = make_path(error, teacher, 0.9, 1.0).should_walk()
+    assert walked == walks
+    assert walks or ("teacher itself cannot" if teacher > 1 else "network can denoise already") in why
 
 
 @pytest.mark.parametrize("values", [(1.0, 0.1, 0.9), (1.0, 0.1, float("nan"), 1.0), (None, 0.1, 0.9, 1.0)])
