@@ -6,8 +6,8 @@
         --output edm_unconditional.json
 
 The features are those of the embedded judge. The real images are those that the teacher was trained on, reduced to
-its size; a teacher of classes generates as many images of each class as there are real ones. Also writes a picture:
-real images and the samples of each model, made from the same noise.
+its size. A class-conditional teacher generates as many images of each class as there are real ones. Also writes a
+picture: real images and the samples of each model, made from the same noise.
 """
 
 import argparse
@@ -94,6 +94,8 @@ def teacher_sampler(family: EDM, steps: int):
 def student_sampler(folder: Path, classes: int):
     """`generate` of a student."""
     pipe = DisBackPipeline.from_pretrained(folder)
+    if len(pipe.class_labels) != classes:
+        raise SystemExit(f"{folder} is a student of {len(pipe.class_labels)} classes, the teacher has {classes}.")
     return lambda z, labels: pipe(class_labels=labels if classes else None, latents=z, output_type="pt").images
 
 
@@ -102,10 +104,11 @@ def main() -> None:
     family = open_teacher(str(args.teacher), among=[EDM])
     shape = family.buckets([])[0].shape
     measure = Measure(args, size=shape[-1])
+    samplers = {folder.name: student_sampler(folder, family.classes) for folder in args.student}
     for nfe in args.nfe:
         measure(f"teacher, {nfe} NFE", teacher_sampler(family, (nfe + 1) // 2), shape)
-    for folder in args.student:
-        measure(f"{folder.name}, 1 NFE", student_sampler(folder, family.classes), shape)
+    for name, sampler in samplers.items():
+        measure(f"{name}, 1 NFE", sampler, shape)
     record = {
         "teacher": args.teacher.name, "images": len(measure.labels), "real images": len(measure.real),
         "seed": args.seed, "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",

@@ -67,7 +67,10 @@ def reading(source: str, revision: str | None = None) -> Iterator[None]:
 def unreachable(source: str) -> str:
     """The message for a repository that is not in the cache while the Hub cannot be reached."""
     if "/" not in source:  # as the presets name a teacher that is converted first
-        return f"{source} is not a local folder, and no Hub id (owner/name): make it first, or check the name."
+        return (
+            f"{source} is not a local folder, and no Hub id (owner/name): check the name. convert_edm.py makes the "
+            "folder of a published pixel-space teacher."
+        )
     if is_offline_mode():
         why = "HF_HUB_OFFLINE is set, so it cannot be downloaded: unset it"
     else:

@@ -44,7 +44,7 @@ def parse_args():
         "--train_data",
         type=os.path.expanduser,
         default=str(EMOJI),
-        help="Columns image and label; default: the emoji.",
+        help="Columns image and label (a datasets.ClassLabel); default: the emoji.",
     )
     parser.add_argument("--output_dir", type=user_path, default=Path("tiny-edm"), help="Default: %(default)s.")
     parser.add_argument("--conditional", action="store_true", help="Train on the labels too.")

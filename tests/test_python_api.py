@@ -32,6 +32,8 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch):
 def test_every_flag_is_a_keyword_argument_and_nothing_else_is():
     args = DistillationArguments(pretrained_teacher_model="embedded", prompt_dataset="embedded", lora_rank=3)
     assert args.student.lora_rank == args["lora_rank"] == 3 and args["lora_alpha"] == 3
+    with pytest.raises(TypeError, match=r"has no setting 'class_label'; did you mean class_labels\?"):
+        DistillationArguments(pretrained_teacher_model="x", class_label="0")
     with pytest.raises(TypeError, match="has no setting 'rank'"):
         DistillationArguments(pretrained_teacher_model="embedded", rank=3)
     with pytest.raises(UsageError, match="--lora_rank must be a number greater than 0, not 0"):

@@ -124,7 +124,7 @@ def _figure(title, stages, panels):
             _mark_switches(axes, stages[stage], along)
         axes.set_xlabel(f"updates of {stage}" if along == "step" else "seconds of training, both stages")
         axes.set_title(LABELS[key], fontsize="medium")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * max(values) or 1)  # all of the highest point
         axes.grid(alpha=0.3)
     return figure
 

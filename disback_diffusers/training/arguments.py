@@ -4,6 +4,7 @@
 import math
 import os
 from dataclasses import MISSING, Field, dataclass, fields
+from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from ..errors import UsageError, counted
@@ -60,7 +61,9 @@ class DistillationArguments:
             own = {name: checked(name, types[name], settings.pop(name)) for name in types.keys() & settings.keys()}
             setattr(self, group.name, group.type(**own))
         if settings:
-            raise TypeError(f"DistillationArguments has no setting '{min(settings)}'.")
+            like = get_close_matches(min(settings), names(), n=1)
+            hint = f"; did you mean {like[0]}?" if like else "."
+            raise TypeError(f"DistillationArguments has no setting '{min(settings)}'{hint}")
         self._complete()
         self.validate()
 

@@ -272,7 +272,7 @@ class RunArguments:
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)
     validation_prompts: list[str] = flag(
-        [], "Prompts of the images in samples/, or one .txt file; by default 8 of the data.", shapes=NOTHING
+        [], "Prompts or classes of the images in samples/, or one .txt file; default: 8 of the data.", shapes=NOTHING
     )
     validation_steps: int = flag(
         500, "Generate samples every N updates of stage 2; 0: only at the end.", shapes=NOTHING, at_least=0

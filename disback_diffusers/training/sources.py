@@ -76,6 +76,8 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
     student = _open_student(args.student, args.teacher.variant, family)
     prompts = _load_prompts(args.data, family)
     shown = prompts * SHOWN if prompts == [""] else validation_prompts(args.run.validation_prompts, prompts)
+    if family.classes and (others := [label for label in shown if label not in prompts]):
+        raise UsageError(f"--validation_prompts {others[0]}: give classes of this run, {args.data.class_labels}.")
     with about(f"--prompt_dataset {args.data.prompt_dataset}"):
         long_prompts = family.longer_than_read(prompts)
     with about("--validation_prompts"):
@@ -121,7 +123,7 @@ def _check_support(family, args):
         "enable_xformers_memory_efficient_attention": issubclass(network, ModelMixin),
         "student_unet": "student_unet" in family.supports,
         "lcm_lora": "lcm_lora" in family.supports,
-        "validation_prompts": family.uses_prompts,
+        "validation_prompts": family.uses_prompts or family.classes,
     }
     for name, is_supported in supported.items():
         if args[name] and not is_supported:

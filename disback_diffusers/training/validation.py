@@ -47,6 +47,8 @@ class Validator:
         self.networks, self.batches, self.parallel, self.prompts = networks, batches, parallel, prompts
         self.steps, self.scheduler = settings.validation_inference_steps, settings.validation_scheduler
         self.guidance_scale, self.folder = guidance_scale, Path(folder)
+        names = networks.family.class_names
+        self.captions = [names[int(label)] for label in prompts] if names else prompts
         shape = batches.buckets[0].shape
         self.z = torch.cat([torch.randn(1, *shape, generator=generator("validation", i)) for i in range(len(prompts))])
         self._teacher_images = None
@@ -101,7 +103,7 @@ class Validator:
             del rows[label]
         if not rows or not self.parallel.is_main:
             return None
-        sheet = contact_sheet(rows, self.prompts)
+        sheet = contact_sheet(rows, self.captions)
         file = self.folder / f"step-{step}.png"
         atomic_write(file, lambda temporary: sheet.save(temporary, format="png"))
         return sheet

@@ -122,7 +122,11 @@ def test_no_teacher(fails, name):
 
 
 @pytest.mark.parametrize(
-    "name, remedy", [("nobody/nothing", "HF_HUB_OFFLINE is set"), ("nothing", "no Hub id (owner/name): make it first")]
+    "name, remedy",
+    [
+        ("nobody/nothing", "HF_HUB_OFFLINE is set"),
+        ("nothing", "check the name. convert_edm.py makes"),
+    ],
 )
 def test_a_teacher_on_the_hub_while_offline(fails, name, remedy):
     words = ["--pretrained_teacher_model", name]

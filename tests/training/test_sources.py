@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tiny_edm import save_teacher
 from tiny_models import build_sd
 from tiny_students import lora_student, save_peft, save_students
 
@@ -78,6 +79,15 @@ def test_prompts_are_shown_as_given_or_spread_over_the_data(words, tmp_path):
     assert shown("--validation_prompts", "a dog", "a cat") == ["a dog", "a cat"]
     (tmp_path / "shown.txt").write_text("a bird\na fish\n")
     assert shown("--validation_prompts", str(tmp_path / "shown.txt")) == ["a bird", "a fish"]
+
+
+def test_classes_are_shown_as_given_or_spread_over_those_of_the_run(make_args, tmp_path):
+    files = {"pretrained_teacher_model": save_teacher(tmp_path, classes=20, empty=20), "prompt_dataset": None}
+    files |= {"resolution": [], "class_labels": "0-9,12"}
+    assert open_sources(make_args(**files)).shown == ["0", "1", "2", "4", "5", "6", "8", "9"]
+    assert open_sources(make_args(**files, validation_prompts=["12", "3"])).shown == ["12", "3"]
+    with pytest.raises(UsageError, match="^--validation_prompts 11: give classes of this run, 0-9,12.$"):
+        open_sources(make_args(**files, validation_prompts=["12", "11"]))
 
 
 def test_prompts_longer_than_what_is_read_are_counted(make_args, tmp_path):

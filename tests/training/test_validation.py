@@ -5,8 +5,10 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image
+from tiny_edm import save_teacher
 
 from disback_diffusers.errors import UsageError
+from disback_diffusers.training import validation
 
 
 @pytest.mark.slow
@@ -58,3 +60,16 @@ def test_the_students_are_those_of_its_average(make_context, tmp_path):
 def test_a_scheduler_that_cannot_sample_the_teacher_is_refused(make_context):
     with pytest.raises(UsageError, match="--validation_scheduler KarrasVeScheduler cannot .* DDIMScheduler"):
         make_context(validation_scheduler="KarrasVeScheduler")
+
+
+def test_the_sheet_names_the_classes(make_context, tmp_path, monkeypatch):
+    teacher = save_teacher(tmp_path / "teacher", classes=3, empty=3)
+    (tmp_path / "teacher" / "classes.json").write_text(
+        '{"classes": 3, "empty_class": 3, "names": ["cats", "dogs", "x"]}'
+    )
+    files = {"pretrained_teacher_model": teacher, "prompt_dataset": None, "resolution": []}
+    context, captions = make_context(**files, validation_prompts=["1", "0"]), []
+    blank = Image.new("RGB", (1, 1))
+    monkeypatch.setattr(validation, "contact_sheet", lambda rows, below: captions.append(below) or blank)
+    context.validator(tmp_path).write_sheet(3)
+    assert captions == [["dogs", "cats"]]

@@ -44,6 +44,7 @@ class Family:
     uses_prompts = False
     prompt_tokens: int | None = None  # how many of a prompt are read
     classes = 0  # of a class-conditional teacher
+    class_names: list[str] | None = None
     can_be_empty = True  # whether the network knows the empty condition, which guidance needs
     served = False  # whether `DisBackPipeline` loads its students
     supports: frozenset[str] = frozenset()  # settings that not every family has: "student_unet", "lcm_lora"
