@@ -61,6 +61,6 @@ def check_launcher() -> None:
         if _number("RANK", 0):
             raise SystemExit(2)
         raise UsageError(
-            f"{problem}: launch one for each GPU with `accelerate launch --num_processes N`; without a GPU, launch one "
-            "with `accelerate launch --num_processes 1 --cpu`."
+            f"{problem}: launch one for each GPU with `accelerate launch --num_processes N`; without a GPU, launch "
+            "one with `accelerate launch --num_processes 1 --cpu`."
         )
