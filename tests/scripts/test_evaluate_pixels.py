@@ -25,17 +25,30 @@ SCRIPT = SCRIPTS / "evaluate_disback.py"
 MEASURED = "--reference real --feature_extractor embedded --batch_size 4".split()
 
 
-@pytest.fixture
-def folder(files):
-    """./pixels, a teacher of four classes; ./student, of two of them; ./plain, unconditional; ./real, eight images."""
-    teacher = save_teacher(files / "pixels", classes=4)
-    save_network(files / "student", open_teacher(teacher).load_network())
-    write_config(files / "student", {"base_model": teacher, "pipeline": "ConsistencyModelPipeline", "student": "full",
-                                     "sigmas": [80.0], "class_labels": "1,3"})  # fmt: skip
-    save_teacher(files / "plain", "ddpm")
-    (files / "real").mkdir()
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with pixels, a teacher of four classes; student, of two of them; plain, unconditional; real, eight
+    images; and what cannot be evaluated. Read only."""
+    folder = tmp_path_factory.mktemp("models")
+    teacher = save_teacher(folder / "pixels", classes=4)
+    save_network(folder / "student", open_teacher(teacher).load_network())
+    config = {"base_model": "pixels", "pipeline": "ConsistencyModelPipeline", "student": "full", "sigmas": [80.0]}
+    write_config(folder / "student", {**config, "class_labels": "1,3"})
+    save_teacher(folder / "plain", "ddpm")
+    save_teacher(folder / "cm", "cm")
+    save_teacher(folder / "ddpm", "ddpm", classes=4)
+    save_teacher(folder / "broken", classes=4)
+    (folder / "broken" / "classes.json").write_text('{"classes": 5.0}')
+    (folder / "real").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)):
-        Image.fromarray(pixels).save(files / "real" / f"{i}.png")
+        Image.fromarray(pixels).save(folder / "real" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def folder(files, models):
+    """A copy of `models` as the current folder."""
+    shutil.copytree(models, files, dirs_exist_ok=True)
     return files
 
 
@@ -89,7 +102,6 @@ def test_a_guided_teacher(folder, monkeypatch, scale):
 def test_a_consistency_models_scheduler_leaves_it_open(folder, monkeypatch):
     """The same file can be a consistency model, or the teacher of one."""
     monkeypatch.chdir(folder)
-    save_teacher(folder / "cm", "cm")
     words = ["cm", "--num_images", "6", "--output_dir"]
     heun, _ = finish(*words, "evaluation", "--sampler", "heun", "--num_inference_steps", "2")
     shutil.rmtree("evaluation")
@@ -156,10 +168,6 @@ def test_an_unconditional_pipeline(folder, monkeypatch):
 )
 def test_what_does_not_fit(folder, words, expected):
     (folder / "labels.txt").write_text("1\n2\n")
-    save_teacher(folder / "cm", "cm")
-    save_teacher(folder / "ddpm", "ddpm", classes=4)
-    save_teacher(folder / "broken", classes=4)
-    (folder / "broken" / "classes.json").write_text('{"classes": 5.0}')
     shutil.copytree(folder / "real", folder / "mixed")
     Image.new("RGB", (16, 16)).save(folder / "mixed" / "9.png")
     for name, size in (("large", 16), ("small", 4)):
