@@ -2,7 +2,7 @@
 # otherwise everything happens in .venv, made on first use. `make demo` always runs in .venv.
 TORCH ?= torch
 PIP_FLAGS ?= -c constraints.txt
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed

@@ -14,12 +14,16 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests of modules that can start processes, which `make test-fast` leaves out."""
+    """Mark the tests of modules that can start processes, which `make test-fast` leaves out. Long files come first:
+    at the end, no worker shall wait for another one.
+    """
     for item in items:
         names = vars(item.module)
         from_script_runs = any(getattr(value, "__module__", None) == "script_runs" for value in names.values())
         if from_script_runs or {"subprocess", "multiprocessing"} & names.keys():
             item.add_marker("process")
+    long = {item.path for item in items if item.get_closest_marker("process") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,9 @@ class Run:
 def forkserver():
     """A `multiprocessing` context whose processes start with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["disback_diffusers.training.script", "matplotlib.figure"])
+    context.set_forkserver_preload([
+        "disback_diffusers.training.script", "disback_diffusers.evaluation.evaluate", "datasets", "matplotlib.figure",
+    ])  # fmt: skip
     return context
 
 

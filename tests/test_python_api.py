@@ -13,7 +13,7 @@ from disback_diffusers import DisBackPipeline, DistillationArguments, UsageError
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SHORT = ("max_train_steps=8, degradation_steps=4, degradation_nodes=2, lora_rank=2, train_batch_size=2, "
-         "validation_steps=0")  # fmt: skip
+         "validation_steps=0, validation_inference_steps=4")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -45,7 +45,8 @@ def test_runs_of_one_process_do_not_shape_each_other(tmp_path, sd_folder, monkey
     """Nor the arguments: the precision and the timestep of a run are not left in them."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     settings = {"pretrained_teacher_model": str(sd_folder), "prompt_dataset": "embedded", "no_backtracking": True,
-                "max_train_steps": 2, "lora_rank": 2, "train_batch_size": 2, "validation_steps": 0}  # fmt: skip
+                "max_train_steps": 2, "lora_rank": 2, "train_batch_size": 2, "validation_steps": 0,
+                "validation_prompts": ["a cat"], "validation_inference_steps": 2}  # fmt: skip
     precisions = {}
     for precision in ("bf16", None, "fp16", "no"):
         more = {"mixed_precision": precision, "allow_tf32": precision == "bf16"}
