@@ -239,6 +239,10 @@ def test_configs_for_accelerate(name, kind):
         ([*NEEDED, "--no_backtracking", "--degradation_path", "p"], "--degradation_path"),
         ([*NEEDED, "--report_to", "wandb", "--hub_token", "t"], "--hub_token"),
         ([*NEEDED, "--ema_decay", "1"], "--ema_decay"),
+        (
+            [*NEEDED, "--class_labels", "1", "2"],
+            "'2' is one value too many: put text with spaces in quotes, and commas",
+        ),
         ([*NEEDED, "--ema_half_life", "0"], "--ema_half_life must be a number greater than 0"),
         ([*NEEDED, "--ema_decay", "0.5", "--ema_half_life", "9"], "instead of --ema_decay: leave one of them out"),
         ([*NEEDED, "--lcm_lora", "l", "--student", "full"], "--student full"),
