@@ -241,7 +241,7 @@ def test_configs_for_accelerate(name, kind):
         ([*NEEDED, "--ema_decay", "1"], "--ema_decay"),
         (
             [*NEEDED, "--class_labels", "1", "2"],
-            "'2' is one value too many: put text with spaces in quotes, and commas",
+            "'2' is one value too many: quote text with spaces",
         ),
         ([*NEEDED, "--ema_half_life", "0"], "--ema_half_life must be a number greater than 0"),
         ([*NEEDED, "--ema_decay", "0.5", "--ema_half_life", "9"], "instead of --ema_decay: leave one of them out"),
