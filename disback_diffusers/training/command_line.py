@@ -101,9 +101,7 @@ def parse_args(input_args: list[str] | None = None, description: str | None = No
         raise UsageError(f"--config {config.config}: '{unknown[0]}' is one value too many.")
     namespace, unknown = parser.parse_known_args([*from_file, *words])
     if unknown and not unknown[0].startswith("-"):
-        raise UsageError(
-            f"'{unknown[0]}' is one value too many: put text with spaces in quotes, and commas in a list."
-        )
+        raise UsageError(f"'{unknown[0]}' is one value too many: quote text with spaces, put commas in lists.")
     if unknown:
         like = get_close_matches(unknown[0].split("=")[0], [f"--{name}" for name in names()], n=1)
         raise UsageError(f"unknown flag {unknown[0]}; {f'did you mean {like[0]}? ' if like else ''}--help lists them.")
