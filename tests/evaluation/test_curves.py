@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from disback_diffusers.errors import UsageError
+from disback_diffusers.evaluation import curves
 from disback_diffusers.evaluation.curves import add_seconds, plot_run, read_log, smoothed, switches
 
 
@@ -56,6 +57,12 @@ def test_pictures_of_what_was_logged(tmp_path, every, names):
     if every:
         assert Image.open(run / "plots" / "fd.png").width == 2 * panels[1]
         assert "seconds of training" in (run / "plots" / "fd.svg").read_text()
+
+
+def test_the_highest_point_is_inside_of_the_picture():
+    records = [{"step": 6, "fd": 145.0, "node": 0}, {"step": 12, "fd": 133.0, "node": 0}]
+    (axes,) = curves._figure("run", {"backtracking": records}, [("backtracking", "fd", "step")]).axes
+    assert axes.get_ylim() == (0, pytest.approx(1.05 * 145))
 
 
 def test_seconds_are_of_both_stages_and_of_steps_without_a_line(tmp_path):

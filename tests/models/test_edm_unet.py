@@ -79,3 +79,8 @@ def test_it_takes_roles(tmp_path):
         assert torch.equal(unet(x, t).sample, before)
         with roles("fake"):
             assert not torch.equal(unet(x, t).sample, before)
+
+
+def test_the_frequencies_of_ncsnpp_are_random_with_a_deviation_of_16():
+    frequencies = build(**{**NCSNPP, "base_channels": 512, "channel_multipliers": (1,)}).time_proj.frequencies
+    assert frequencies.std().item() == pytest.approx(16, rel=0.15)
