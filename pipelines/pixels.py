@@ -42,8 +42,9 @@ class PixelPipeline(StudentPipeline):
             return
         of_student, of_base = self._student_config.get("class_labels"), self.unet.config.num_class_embeds
         if bool(of_student) != bool(of_base):
-            kinds = ("class-conditional", "unconditional")[:: 1 if of_student else -1]
-            raise UsageError(f"the student is {kinds[0]}, and its base model is {kinds[1]}: {REMEDY}")
+            kinds = {True: "class-conditional", False: "unconditional"}
+            student, base = kinds[bool(of_student)], kinds[bool(of_base)]
+            raise UsageError(f"the student is {student}, and its base model is {base}: {REMEDY}")
         recorded = self._student_config.get("base_interface") or {}
         for key, value in self._interface().items():
             if recorded.get(key, value) != value:

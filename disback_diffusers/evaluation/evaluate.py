@@ -218,9 +218,8 @@ def _report(folder, args, results, images, captions):
     atomic_write(folder / "results.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     size, spread = min(images[0].size), _spread(captions, len(images))
     shown = torch.stack([prepare(images[i], size) for i in spread]) / 255
-    sheet = contact_sheet(
-        {Path(args.model).name: shown}, [captions[i % len(captions)] for i in spread if any(captions)]
-    )
+    below = [captions[i % len(captions)] for i in spread] if any(captions) else ()
+    sheet = contact_sheet({Path(args.model).name: shown}, below)
     atomic_write(folder / "samples.png", lambda temporary: sheet.save(temporary, format="png"))
     print(f"\n{folder / 'results.json'} and {folder / 'samples.png'} are written.")
 

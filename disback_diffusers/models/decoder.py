@@ -73,7 +73,7 @@ class Decoder:
         """By its config and the names of its files; of a whole pipeline its own VAE is taken."""
         refuse_single_file(self.other, "AutoencoderKL")
         files = PipelineFiles(self.other)
-        self._subfolder = "vae" if "vae" in files.folders else ""
+        self._subfolder = files.place("vae")
         with torch.device("meta"):
             config = dict(self._of_other(_from_config).config)
         check_scaling_factor(config, lambda message: UsageError(f"{self.other} {message}"))

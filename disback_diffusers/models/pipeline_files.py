@@ -61,7 +61,8 @@ class PipelineFiles:
         return {name.split("/")[0] for name in self.names if "/" in name}
 
     def place(self, part: str, config: str = "config.json") -> str:
-        """The folder of a part (`str`): "" where its files are at the top, as in the repositories of DDPM's authors.
+        """The folder of a part (`str`): "" where its files are at the top, as in a model's own folder and in the
+        repositories of DDPM's authors.
 
         Args:
             part (`str`): such as "unet".

@@ -50,7 +50,7 @@ class StudentUNet:
         if CONFIG_NAME in files.names and INDEX_NAME in files.names:
             raise self._error("is a student saved as a whole pipeline: give the folder its training wrote.")
         self._check_prediction(files, prediction_type)
-        self._subfolder = "unet" if "unet/config.json" in files.names else ""
+        self._subfolder = files.place("unet")
         self.config = {**self._read_config(), "sample_size": teacher_config["sample_size"]}
         for key in UNET_INTERFACE:
             if self.config[key] != teacher_config[key]:

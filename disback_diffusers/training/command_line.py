@@ -42,9 +42,10 @@ def _read_config(file, left_out=()):
         raise UsageError(f"--config {file} is no YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config {file}: expected lines of the form 'flag: value'.")
+    values = {key: value for key, value in values.items() if key not in left_out}
     known = set(names())
     words = []
-    for key, value in ((key, value) for key, value in values.items() if key not in left_out):
+    for key, value in values.items():
         if key not in known:
             raise UsageError(f"--config {file}: unknown key '{key}'; --help lists them.")
         if value is False and key in FALSE_WORDS:

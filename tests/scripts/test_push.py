@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_hub import OWNER, FakeHub
-from script_runs import SCRIPT, SCRIPTS, check_message, quick_words
+from script_runs import SCRIPT, SCRIPTS, check_message, launch, quick_words
 from tiny_edm import save_teacher
 
 from disback_diffusers.files import CONFIG_NAME, LORA_NAME
@@ -26,17 +26,8 @@ def hub(sd_folder, files, monkeypatch):
         yield hub
 
 
-def train(script, words):
-    """In a process that reads the address of the Hub anew."""
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    run = subprocess.run(
-        [sys.executable, str(script), *words], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert run.returncode == 0, run.stderr
-
-
 def test_from_the_hub_and_to_the_hub(hub, files):
-    train(SCRIPT, quick_words("--pretrained_teacher_model", "alice/teacher", "--push_to_hub"))
+    launch(quick_words("--pretrained_teacher_model", "alice/teacher", "--push_to_hub"), "--num_processes", "1")
     (revision, _), *_ = hub.commits["alice/teacher"]
     uploaded = hub.files("alice/out")
     assert {"README.md", "samples/degradation-path.png", "samples/step-8.png"} <= uploaded.keys()
@@ -114,7 +105,7 @@ def test_a_pixel_teacher_and_its_student_on_the_hub(hub, files):
     words = ("--pretrained_teacher_model alice/pixels --class_labels 1-3 --max_train_steps 3 --lora_rank 2 "
              "--degradation_steps 2 --degradation_nodes 2 --steps_per_node 1 --validation_inference_steps 2 "
              "--output_dir out --push_to_hub --hub_model_id alice/pixels-1-step").split()  # fmt: skip
-    train(SCRIPTS / "train_disback_edm.py", words)
+    launch(words, "--num_processes", "1", script=SCRIPTS / "train_disback_edm.py")
     uploaded = hub.files("alice/pixels-1-step")
     assert {"README.md", LORA_NAME, "samples/card-0.png"} <= uploaded.keys()
     card = uploaded["README.md"].decode()

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from script_runs import SDXL_SCRIPT, Trap, differences, quick_words, result, start, start_pair
+from script_runs import SDXL_SCRIPT, TWO_PROCESSES, Trap, differences, launch, quick_words, result, start, start_pair
 from tiny_models import save_sdxl
 
 from disback_diffusers import DisBackPipeline
@@ -45,11 +45,14 @@ def test_killed_and_resumed_the_result_is_the_same_and_generates(files, student,
     Image.open("out/samples/step-8.png").verify()
 
 
-def test_two_processes(files, sdxl_folder):
-    for run in start_pair(words_for(sdxl_folder, "--train_batch_size", "1"), script=SDXL_SCRIPT):
+def test_accelerate_launch_with_one_process_and_with_two(files, sdxl_folder):
+    words = words_for(sdxl_folder, "--train_batch_size", "1")
+    launch([*words, "--output_dir", "one", "--resolution", "32"], "--cpu", script=SDXL_SCRIPT)
+    launch([*words, "--output_dir", "two"], *TWO_PROCESSES, script=SDXL_SCRIPT)
+    for run in start_pair(words, script=SDXL_SCRIPT):
         assert run.wait() == 0, run.output
-    assert result("out")["state"]["processes"] == 2
-    assert DisBackPipeline.from_pretrained("out")("a red cat", height=32, width=32).images[0].size == (32, 32)
+    assert differences(result("out"), result("two")) == []
+    assert DisBackPipeline.from_pretrained("one")("a red cat").images[0].size == (32, 32)
 
 
 def test_another_vae_decodes_the_samples_and_changes_no_training(files, sdxl_folder):
