@@ -133,3 +133,19 @@ def test_card_without_a_base_on_the_hub(tmp_path, base):
     assert "base_model" not in front_matter(card) and "base_model_relation" not in front_matter(card)
     assert str(tmp_path) not in card.read_text()
     assert ("base_model=" in card.read_text()) == (base == "local")
+
+
+@pytest.mark.parametrize(
+    "labels, call, trained, left_out",
+    [
+        (None, "pipe(batch_size=4).images", "needs no guidance", {"caption_column", "proportion_empty_prompts"}),
+        ("3,5-9", "class_labels=[3, 5, 6, 7])", "trained for the classes 3,5-9.", {"caption_column"}),
+        ("7", "class_labels=[7, 7, 7, 7])", "trained for the class 7.", {"caption_column"}),
+    ],
+)
+def test_what_the_card_says_of_classes(tmp_path, labels, call, trained, left_out):
+    method = {"caption_column": "text", "proportion_empty_prompts": 0.1, "seed": 0}
+    config = {"pipeline": "ConsistencyModelPipeline", "student": "full", "sigmas": [80.0], "method": method}
+    text = model_card(tmp_path, {**config, **({"class_labels": labels} if labels else {})}).read_text()
+    assert call in text and trained in text
+    assert {name for name in method if f"| {name} |" not in text} == left_out
