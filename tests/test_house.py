@@ -26,12 +26,12 @@ ALLOWED = {
     "hub": {"artifact", *BASIC},
     "pipelines": {"artifact", "models", "diffusion", "hub", *BASIC},
     "evaluation": {"artifact", "data", "models", "diffusion", "pipelines", "launcher", "", *BASIC},
-    "study": {"evaluation", *BASIC},
+    "study": {"evaluation", "data", *BASIC},
     "training": {"artifact", "data", "evaluation", "models", "diffusion", "hub", "launcher", *BASIC},
 }
 # Modules that see the arguments as a whole: reading them, checking, opening, building, and putting a run together.
 WHOLE_ARGUMENTS = {"arguments", "command_line", "script", "sources", "prepare", "build", "plan", "distill", "finish",
-                   "run_folder"}  # fmt: skip
+                   "run_folder", "reused_path"}  # fmt: skip
 
 
 def sources():

@@ -10,7 +10,7 @@ from .noise import NoiseSchedule, Time, same_shape_floats
 
 
 WEIGHTINGS = ("dmd", "vsd", "uniform")
-# Floor of the dmd denominator: below it mean|x0 - x0_target| is float32 rounding of latents of order 1.
+# Default floor of the dmd denominator: below it mean|x0 - x0_target| is float32 rounding of latents of order 1.
 SMALLEST_DISTANCE = 1e-6
 
 
@@ -59,6 +59,7 @@ def distribution_matching_gradient(
     weighting: str = "dmd",
     alpha: float | torch.Tensor | None = None,
     sigma: float | torch.Tensor | None = None,
+    floor: float = SMALLEST_DISTANCE,
 ) -> torch.Tensor:
     """The student's gradient with respect to x0: weight * alpha * (s_fake - s_target) (Eq. 6 and 8).
 
@@ -76,6 +77,7 @@ def distribution_matching_gradient(
         weighting (`str`, *optional*, defaults to "dmd"): "dmd", "vsd" or "uniform".
         alpha (`float` or `torch.Tensor` of shape `(n, 1, ...)` or `(n,)`, *optional*): alpha(t).
         sigma (`float` or `torch.Tensor` of shape `(n, 1, ...)` or `(n,)`, *optional*): sigma(t).
+        floor (`float`, *optional*, defaults to 1e-6): the least that mean|x0 - x0_target| is taken as, for "dmd".
 
     Returns:
         a tensor of the shape of `x0`, float32 or float64, detached. Not-a-number in the inputs stays visible.
@@ -92,8 +94,7 @@ def distribution_matching_gradient(
     x0, x0_fake, x0_target = same_shape_floats(x0=x0, x0_fake=x0_fake, x0_target=x0_target)
     difference = x0_fake - x0_target
     if weighting == "dmd":
-        distance = (x0 - x0_target).abs().reshape(len(x0), -1).mean(1).clamp(min=SMALLEST_DISTANCE)  # NaN stays NaN
-        return difference / per_sample("distance", distance, x0)
+        return difference / mean_distance(x0, x0_target, floor)
     factors = {name: per_sample(name, value, x0) for name, value in needed.items()}
     return (factors["alpha"] / factors.get("sigma", 1)) ** 2 * difference
 
@@ -113,6 +114,12 @@ def surrogate_loss(x0: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """
     x0, gradient = same_shape_floats(x0=x0, gradient=gradient)
     return 0.5 * (x0 - x0.detach() + gradient.detach()).square().mean()
+
+
+def mean_distance(x0: torch.Tensor, x0_target: torch.Tensor, floor: float = SMALLEST_DISTANCE) -> torch.Tensor:
+    """mean|x0 - x0_target| of each sample, `(n, 1, ...)`, at least `floor`; NaN stays NaN."""
+    distance = (x0 - x0_target).abs().reshape(len(x0), -1).mean(1).clamp(min=floor)
+    return per_sample("distance", distance, x0)
 
 
 def per_sample(name: str, value: float | torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,11 @@ class UniformTimes:
         """n times, `(n,)`, spread evenly."""
         return (self.first + (torch.arange(n) + 0.5) * (self.last - self.first) / n).long()
 
+    def up_to(self, last: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """The times `(n,)` at shares in [0, 1), `(n,)`, of the way from `first` to the given last ones, `(n,)`."""
+        last = last.clamp(self.first, self.last)
+        return (self.first + share * (last + 1 - self.first)).long()
+
 
 @dataclass(frozen=True)
 class LogUniformTimes:

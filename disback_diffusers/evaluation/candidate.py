@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
 from ..artifact.load import Artifact
+from ..data.images import image_files
 from ..errors import UsageError, one_line, with_flags
 from ..files import weights_digest
 from ..models.embedded import resolve
@@ -18,7 +19,6 @@ from ..models.pipeline_files import INDEX_NAME, weights_hint
 from ..models.text_parts import count_longer, without_truncation_warnings
 from ..pipelines import DisBackPipeline
 from .generation import Generation, latency
-from .images import image_files
 from .pixels import HeunSampler, caller, check_guidance, check_sampling, is_pixel_model, known_labels, labels_of_images
 from .protocols import PROTOCOLS, check_size
 

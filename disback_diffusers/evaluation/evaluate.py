@@ -15,6 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from PIL import Image
 
 from .. import __version__
+from ..data.images import Files, prepare
 from ..data.prompts import load_prompts
 from ..errors import UsageError, about
 from ..files import atomic_write
@@ -24,7 +25,7 @@ from .candidate import generate, given_images, is_pixels, is_student, planned, t
 from .clip_score import ClipScore
 from .extractors import load_extractor
 from .frechet import frechet_distance, statistics
-from .images import Files, Part, features_of, prepare
+from .images import Part, features_of
 from .judge import RETRIEVED, Judge
 from .metrics import coverage_metrics, kernel_distance
 from .protocols import check_size, resizes
@@ -217,7 +218,7 @@ def _report(folder, args, results, images, captions):
     text = json.dumps(record, indent=2, default=str) + "\n"
     atomic_write(folder / "results.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     size, spread = min(images[0].size), _spread(captions, len(images))
-    shown = torch.stack([prepare(images[i], size) for i in spread]) / 255
+    shown = torch.stack([prepare(images[i], size, size) for i in spread]) / 255
     below = [captions[i % len(captions)] for i in spread] if any(captions) else ()
     sheet = contact_sheet({Path(args.model).name: shown}, below)
     atomic_write(folder / "samples.png", lambda temporary: sheet.save(temporary, format="png"))

@@ -13,9 +13,9 @@ import torch
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
+from ..data.images import IMAGES
 from ..errors import NotFiniteError, UsageError
 from ..files import atomic_write
-from .images import IMAGES
 from .sheets import to_pil
 
 

@@ -9,12 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from ..data.images import open_images
 from ..errors import UsageError, one_line
 from ..files import atomic_write
 from ..models.embedded import EMBEDDED, REFERENCE
 from .extractors import Extractor
 from .frechet import statistics
-from .images import features_of, open_images
+from .images import features_of
 
 
 FORMAT = "disback-reference"

@@ -2,6 +2,7 @@
 """A micro-batch, with all of its random numbers."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,23 @@ def generator(*key) -> torch.Generator:
     """A generator on the CPU, seeded by the key alone."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass
+class RealBatch:
+    """Real samples, as many as the student's in a micro-batch.
+
+    Attributes:
+        samples (`torch.Tensor` of shape `(n, ...)`).
+        conditions (`Conditions`): of their captions, a share of them emptied; without captions the empty prompt.
+        noise (`torch.Tensor` of shape `(n, ...)`): standard normal.
+        shift (`torch.Tensor` of shape `(n, ...)`): standard normal too, for a gradient penalty.
+    """
+
+    samples: torch.Tensor
+    conditions: Conditions
+    noise: torch.Tensor
+    shift: torch.Tensor
 
 
 @dataclass
@@ -30,6 +48,10 @@ class Batch:
         times: where further t are sampled from.
         key (`tuple`): of all its random numbers.
         samples (`torch.Tensor` of shape `(n, ...)`): of the student, detached, once they are generated.
+        student_t (`torch.Tensor` of shape `(n,)`): where the student was evaluated for them, likewise.
+        real (*optional*): real samples, other ones for each number of an update of the fake score, from 0.
+        seen_conditions (`Conditions`, *optional*): under which a discriminator sees the student's samples: as it sees
+            the real ones.
     """
 
     z: torch.Tensor
@@ -41,6 +63,9 @@ class Batch:
     times: UniformTimes | LogUniformTimes
     key: tuple
     samples: torch.Tensor | None = None
+    student_t: torch.Tensor | None = None
+    real: Callable[[int], RealBatch] | None = None
+    seen_conditions: Conditions | None = None
 
     def random(self, *names) -> torch.Generator:
         """A generator of its own for further random numbers, on the CPU."""
@@ -51,3 +76,9 @@ class Batch:
         random, device = self.random(repeat), self.z.device
         noise = torch.randn(self.z.shape, generator=random)
         return to_device(noise, device), to_device(self.times.sample(len(self.z), random), device)
+
+    def guidance_noise(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise and timesteps for the same samples, at most those at which the student was evaluated."""
+        random, device = self.random("guidance"), self.z.device
+        noise, share = torch.randn(self.z.shape, generator=random), torch.rand(len(self.z), generator=random)
+        return to_device(noise, device), self.times.up_to(self.student_t, to_device(share, device))

@@ -14,6 +14,14 @@ from .families.base import Family
 from .roles import Roles
 
 
+class _Reached(Exception):
+    """The bottleneck has been reached, with these features."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+
+
 class Denoiser:
     """A network at work: the teacher, a node of the path, the fake score or the student.
 
@@ -70,6 +78,36 @@ class Denoiser:
         conditions = conditions.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
         with self.running():
             return self.family.call(self.network, self.schedule.scale_input(x_t, t).to(dtype), t, conditions)
+
+    def output_and_features(
+        self, x_t: torch.Tensor, t: torch.Tensor, conditions: Conditions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The raw prediction, and on the way what the network's bottleneck gave, `(n, channels, h, w)`."""
+        found = []
+        with self._at_bottleneck(found.append):
+            output = self.output(x_t, t, conditions)
+        return output, found[0]
+
+    def features(self, x_t: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """What the network's bottleneck gives, `(n, channels, h, w)`; the rest of the network does not run."""
+
+        def stop(features):
+            raise _Reached(features)
+
+        try:
+            with self._at_bottleneck(stop):
+                self.output(x_t, t, conditions)
+        except _Reached as reached:
+            return reached.features
+
+    @contextmanager
+    def _at_bottleneck(self, take):
+        module = self.family.bottleneck(self.network)
+        handle = module.register_forward_hook(lambda module, args, output: take(output))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def x0(self, x_t: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """The estimate of x0 (Eq. 20), float32. Arguments as in `output`."""

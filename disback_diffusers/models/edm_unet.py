@@ -197,6 +197,7 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
         sizes = [sample_size >> level for level in range(len(widths))]
         self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
         skips = self._build_encoder(widths, sizes, shared)
+        self.bottleneck = nn.Identity()  # a place to see the features between both halves
         self._build_decoder(widths, sizes, shared, skips)
 
     def _build_encoder(self, widths, sizes, shared):
@@ -274,7 +275,7 @@ class EDMUNet2DModel(ModelMixin, ConfigMixin):
             for block in parts["blocks"]:
                 x = self._run(block, x, embedding)
                 skips.append(x)
-        output = None
+        x, output = self.bottleneck(x), None
         for parts in self.decoder:
             for block in parts["enter"]:
                 x = self._run(block, x, embedding)

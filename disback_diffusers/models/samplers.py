@@ -28,6 +28,7 @@ class OneStep:
 
     def training_samples(self, denoiser: Denoiser, batch: Batch) -> torch.Tensor:
         """x0 `(n, ...)` of a `Batch`, with gradients to the student."""
+        batch.student_t = torch.full_like(batch.t, self.timestep)
         return self.sample(denoiser, batch.z, batch.conditions)
 
 
@@ -55,6 +56,7 @@ class FewStep(OneStep):
         """As in `OneStep`."""
         rows, noise, times = self.later_rows(batch)
         x_t, t = batch.z.clone(), torch.full_like(batch.t, self.timestep)
+        batch.student_t = t
         if len(rows):
             with torch.no_grad():
                 first = self.sample(denoiser, x_t[rows], batch.conditions[rows])

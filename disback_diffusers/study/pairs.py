@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.images import SUFFIXES, image_files
 from ..errors import UsageError, one_line
-from ..evaluation.images import SUFFIXES, image_files
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import Any, get_type_hints
 from ..errors import UsageError, counted
 from ..models.embedded import EMBEDDED
 from .flags import NOTHING
+from .run_settings import RunArguments, SystemArguments
 from .settings import (
+    GAN,
     DataArguments,
     ObjectiveArguments,
     OptimizationArguments,
     PathArguments,
-    RunArguments,
     StudentArguments,
-    SystemArguments,
     TeacherArguments,
 )
 from .values import checked
@@ -138,9 +138,24 @@ class DistillationArguments:
                 raise UsageError(f"--{f.name} has no effect without --{needed}: add that, or leave it out.")
         if not self.teacher.pretrained_teacher_model:
             raise UsageError("--pretrained_teacher_model is required.")
+        self._validate_objective()
         self._validate_path()
         self._validate_optimizers()
         self._validate_rest()
+
+    def _validate_objective(self):
+        objective, defaults = self.objective.objective, self.defaults()
+        for name, f in _all_fields().items():
+            users = f.metadata["objectives"]
+            if users and objective not in users and self[name] != defaults[name]:
+                known = " and ".join(users)
+                raise UsageError(
+                    f"--{name} has no effect with --objective {objective}, but with {known}: leave it out."
+                )
+        if objective in GAN and not self.data.real_images:
+            raise UsageError(f"--objective {objective} needs --real_images, which its discriminator compares with.")
+        if objective in GAN and self.system.compile:
+            raise UsageError(f"--compile does not work with --objective {objective}: leave it out.")
 
     def _validate_path(self):
         path, init = self.path, self.objective.fake_score_init

@@ -62,9 +62,10 @@ class DistributionBacktracking(Stage):
             schedule_steps=steps,
             kind=settings.optimizer,
         )
+        of_objective = [p for module in self.objective.modules.values() for p in module.parameters()]
         self.add_optimizer(
             "fake",
-            self.networks.fake.parameters(),
+            [*self.networks.fake.parameters(), *of_objective],
             settings.fake_score_learning_rate,
             schedule_steps=steps * self.fake_score_updates,
             scheduler=settings.fake_score_lr_scheduler,
@@ -148,6 +149,7 @@ class DistributionBacktracking(Stage):
         self.networks.roles.save(self.networks.fake.role, folder / "fake.safetensors")
         weights = {"student": self.student.denoiser.state_dict()}
         weights["ema"] = {str(i): value for i, value in enumerate(self.student.ema.shadow_params)}
+        weights |= {name: module.state_dict() for name, module in self.objective.modules.items()}
         for name, tensors in weights.items():
             tensors = {key: value.contiguous() for key, value in tensors.items()}
             atomic_write(
@@ -160,6 +162,8 @@ class DistributionBacktracking(Stage):
         self.networks.roles.load(self.networks.fake.role, folder / "fake.safetensors")
         file = folder / "student.safetensors"
         self.student.denoiser.load_state_dict(load_file(file), source=str(file))
+        for name, module in self.objective.modules.items():
+            module.load_state_dict(load_file(folder / f"{name}.safetensors"))
         shadow = load_file(folder / "ema.safetensors")
         for i, value in enumerate(self.student.ema.shadow_params):
             value.copy_(shadow[str(i)])

@@ -1,15 +1,33 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What each step trains on, from (seed, stage, step, process) alone, so that a resumed run sees the same."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 
 from ..data.bank import PromptBank
+from ..data.real_images import Samples
 from ..diffusion.times import LogUniformTimes, UniformTimes
-from ..models.batch import Batch, generator
+from ..models.batch import Batch, RealBatch, generator
 from ..models.conditions import Conditions, to_device
 from ..models.sizes import Bucket
 from .parallel import Replicated
 from .settings import DataArguments
+
+
+@dataclass
+class RealData:
+    """Real samples for a discriminator.
+
+    Attributes:
+        samples (`Samples`). sizes (`dict`): height and width in pixels by the shape of a sample.
+        bank (`PromptBank` or `None`): their captions.
+    """
+
+    samples: Samples
+    sizes: dict[tuple[int, ...], tuple[int, int]]
+    bank: PromptBank | None
 
 
 class BatchSource:
@@ -42,6 +60,7 @@ class BatchSource:
         )
         self._epoch, self._order = None, None
         self.shown: Conditions | None = None  # of the validation prompts
+        self.real: RealData | None = None
 
     def show(self, prompts: list[str]) -> None:
         """Encode the validation prompts, while the text encoder is there."""
@@ -64,7 +83,23 @@ class BatchSource:
         emptied = torch.rand(n, generator=random) < self.proportion_empty
         t = self.times.sample(n, random)
         z, noise, t, emptied = (to_device(value, self.device) for value in (z, noise, t, emptied))
-        return Batch(z, conditions, conditions.where(emptied, empty), empty, noise, t, self.times, key)
+        batch = Batch(z, conditions, conditions.where(emptied, empty), empty, noise, t, self.times, key)
+        if self.real:
+            batch.seen_conditions = batch.score_conditions if self.real.bank else empty
+            batch.real = partial(self._real, batch, bucket)
+        return batch
+
+    def _real(self, batch, bucket, repeat):
+        random, n, shape = batch.random("real", repeat), len(batch.z), batch.z.shape
+        rows = torch.randint(len(self.real.samples), (n,), generator=random).tolist()
+        noise, shift = torch.randn(shape, generator=random), torch.randn(shape, generator=random)
+        emptied = torch.rand(n, generator=random) < self.proportion_empty
+        samples = self.real.samples.rows(self.real.sizes[bucket.shape], rows)
+        samples, noise, shift, emptied = (to_device(x, self.device) for x in (samples, noise, shift, emptied))
+        if not self.real.bank:
+            return RealBatch(samples, batch.empty, noise, shift)
+        conditions = self._complete(self.real.bank.batch(rows), bucket)
+        return RealBatch(samples, conditions.where(emptied, batch.empty), noise, shift)
 
     def conditions(self, prompts: list[int], bucket: Bucket | None = None) -> Conditions:
         """Conditions of the prompts with these numbers, by default for the first size."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..data.bank import PromptBank
+from ..data.real_images import Samples, encode_images
 from ..diffusion.times import training_times
 from ..errors import UsageError, about
 from ..models.denoiser import Denoiser
@@ -14,11 +15,13 @@ from ..models.embedded import resolve
 from ..models.families.base import Family
 from ..models.roles import Roles
 from .arguments import DistillationArguments
-from .batches import BatchSource
+from .batches import BatchSource, RealData
 from .networks import Networks
 from .parallel import Replicated
-from .settings import DataArguments, StudentArguments, SystemArguments
-from .sources import Sources, other_start
+from .reused_path import other_start
+from .run_settings import SystemArguments
+from .settings import DataArguments, StudentArguments
+from .sources import Sources
 from .students import LoraStudent
 
 
@@ -86,9 +89,36 @@ def _make_batches(settings: DataArguments, seed, sources, parallel, folder, enco
     buckets, times = family.buckets(settings.resolution), training_times(family.schedule, settings.noise_levels)
     batches = BatchSource(bank, buckets, times, settings, seed, parallel)
     batches.show(sources.shown)
+    if sources.real:
+        batches.real = _real_data(sources, buckets, encode, parallel, folder, cache, encoder_id)
     if cache != "off":
         bank.encode = None  # the text encoder's memory is free again
     return batches
+
+
+def _real_data(sources, buckets, encode, parallel, folder, cache, encoder_id) -> RealData:
+    family, samples = sources.family, sources.real
+    sizes = {bucket.shape: family.image_size(bucket.shape) for bucket in buckets}
+    if not isinstance(samples, Samples):
+        with parallel.main_first(), about("--real_images"):
+            file = encode_images(
+                samples,
+                list(sizes.values()),
+                lambda images: family.encode(images.to(parallel.device)),
+                folder / "real_images",
+                encoder_id,
+                show_progress=parallel.is_main,
+            )
+        samples = Samples(file, "--real_images")
+    for shape, size in sizes.items():
+        samples.check(size, shape, "--real_images")
+    captions = sources.real.captions
+    if captions is None:
+        return RealData(samples, sizes, None)
+    bank = PromptBank(captions, encode, cache, folder / "text_embeddings", encoder_id, show_progress=parallel.is_main)
+    if cache != "off":
+        bank.encode = None
+    return RealData(samples, sizes, bank)
 
 
 def make_roles(

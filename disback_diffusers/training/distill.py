@@ -25,14 +25,14 @@ from .finish import save_artifact
 from .flags import PATH
 from .mismatch_probe import MismatchProbe
 from .networks import Networks
-from .objectives import DistributionMatching, Objective
+from .objectives import OBJECTIVES, Objective
 from .parallel import Replicated
 from .path import DegradationPath
 from .path_probe import PathProbe
 from .plan import print_plan
 from .prepare import prepare, repo_name
 from .run_folder import Checkpoint, RunFolder
-from .settings import RunArguments
+from .run_settings import RunArguments
 from .sources import Sources
 from .stage import Stage
 from .switching import NodeWalk, count_stays, described
@@ -47,14 +47,15 @@ OTHER_ADAPTERS = "--degradation_path (and --lora_rank, --lora_alpha, --lora_targ
 def distill(
     args: DistillationArguments,
     families: Iterable[type[Family]] | None = None,
-    objective: type[Objective] = DistributionMatching,
+    objective: type[Objective] | None = None,
 ) -> Path:
     """Distill a teacher into a one-step student: stage 1, stage 2, and the artifact in `output_dir`.
 
     Args:
         args (`DistillationArguments`).
         families (`list[type[Family]]`, *optional*): the families of teachers that are allowed; by default all.
-        objective (`type[Objective]`, *optional*): what stage 2 minimises.
+        objective (`type[Objective]`, *optional*): what stage 2 minimises, instead of the class that the setting
+            `objective` names.
 
     Returns:
         the output folder, for `DisBackPipeline.from_pretrained`.
@@ -63,6 +64,7 @@ def distill(
         UsageError: a setting, a file or an environment that cannot work.
         RunError: the run cannot go on; what it has saved stays.
     """
+    objective = OBJECTIVES[args.objective.objective] if objective is None else objective
     if not (isinstance(objective, type) and issubclass(objective, Objective)):
         raise TypeError(f"objective must be a subclass of Objective, not {objective!r}.")
     args = deepcopy(args)  # some settings are completed by what the teacher and accelerate say
@@ -70,7 +72,7 @@ def distill(
     with hub.use_token(args.run.hub_token):
         sources, accelerator, folder = prepare(args, families)
         if args.run.dry_run:
-            print_plan(args, sources, accelerator)
+            print_plan(args, sources, accelerator, objective)
             return folder.folder
         repo_id = None
         if args.run.push_to_hub and accelerator.is_main_process:
@@ -107,7 +109,7 @@ class Distillation:
     batches: BatchSource
     validator: Validator
     trainer: Trainer
-    objective: type[Objective] = DistributionMatching
+    objective: type[Objective]
     _log_is_rewound: bool = False
 
     @classmethod
@@ -117,7 +119,7 @@ class Distillation:
         sources: Sources,
         accelerator: Accelerator,
         folder: RunFolder,
-        objective: type[Objective] = DistributionMatching,
+        objective: type[Objective],
     ) -> "Distillation":
         """Load the weights and make everything that the stages need."""
         parallel = Replicated(accelerator)
@@ -146,7 +148,7 @@ class Distillation:
         samples = self.validator.card_samples()
         if self.parallel.is_main:
             given = self.args, self.sources, self.networks, samples
-            save_artifact(self.folder.folder, *given, path, walk, self.objective.__name__, repo_id)
+            save_artifact(self.folder.folder, *given, path, walk, name_of(self.objective), repo_id)
             where = str(self.folder.folder)
             load = f" Load it with DisBackPipeline.from_pretrained({where!r})." if self.networks.family.served else ""
             logger.info(f"The student is in {where}, its sample images are in {os.path.join(where, 'samples')}.{load}")
@@ -248,6 +250,11 @@ class Distillation:
             self.folder.rewind_log(checkpoint)
         self._log_is_rewound = True
         self.trainer.run(stage)
+
+
+def name_of(objective: type[Objective]) -> str:
+    """Its name on the command line, or that of the class."""
+    return next((name for name, known in OBJECTIVES.items() if known is objective), objective.__name__)
 
 
 def make_probes(

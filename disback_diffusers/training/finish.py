@@ -26,7 +26,7 @@ def artifact_config(
     Args:
         path (`DegradationPath` or `None`): the path of the run.
         walk (`NodeWalk`): the targets of the student.
-        objective (`str`): the class of what stage 2 minimised.
+        objective (`str`): the name of what stage 2 minimised.
     """
     family, role = networks.family, networks.student.denoiser.role
     lora = networks.roles.lora_config(role) if role else None
@@ -42,7 +42,7 @@ def artifact_config(
         **({"base_interface": family.interface} if family.interface else {}),
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
-        "method": {"objective": objective, **args.recorded(PATH, RESULT), "ema_decay": networks.student.ema.decay},
+        "method": {**args.recorded(PATH, RESULT), "objective": objective, "ema_decay": networks.student.ema.decay},
     }
     if path is not None and not args.path.no_backtracking:
         of_stage_1 = {f.name for f in fields(PathArguments)} & path.settings.keys()

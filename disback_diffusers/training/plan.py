@@ -10,6 +10,7 @@ from ..models.roles import Roles
 from .activations import saved_bytes
 from .arguments import DistillationArguments
 from .build import DTYPES, make_roles
+from .objectives import OBJECTIVES, Objective
 from .sources import Sources
 from .switching import NodeWalk, count_stays, described
 
@@ -17,9 +18,11 @@ from .switching import NodeWalk, count_stays, described
 GIB = 2**30
 
 
-def print_plan(args: DistillationArguments, sources: Sources, accelerator: Accelerator) -> None:
+def print_plan(
+    args: DistillationArguments, sources: Sources, accelerator: Accelerator, objective: type[Objective]
+) -> None:
     """Print parameters by role, memory by part, size of the path and forwards of a run, and whether it fits."""
-    plan = Plan(args, sources, DTYPES[accelerator.mixed_precision], accelerator.num_processes)
+    plan = Plan(args, sources, DTYPES[accelerator.mixed_precision], accelerator.num_processes, objective)
     for name, text in plan.rows():
         accelerator.print(f"{name:10} {text}")
 
@@ -31,15 +34,24 @@ class Plan:
         args (`DistillationArguments`), sources (`Sources`).
         dtype (`torch.dtype`): of the frozen base and of autocast.
         processes (`int`).
+        objective (`type[Objective]`, *optional*): by default the one that the settings name.
 
     Attributes:
         base, lora, own, student (`int`): parameters of the base, of the fake score's adapter, of a full student's own
             network (else 0), and of the student, whatever it is. adapters (`dict[str, int]`): of each role.
     """
 
-    def __init__(self, args: DistillationArguments, sources: Sources, dtype: torch.dtype, processes: int = 1):
+    def __init__(
+        self,
+        args: DistillationArguments,
+        sources: Sources,
+        dtype: torch.dtype,
+        processes: int = 1,
+        objective: type[Objective] | None = None,
+    ):
         self.args, self.sources, self.family = args, sources, sources.family
         self.dtype, self.processes = dtype, processes
+        self.objective = objective or OBJECTIVES[args.objective.objective]
         self.roles = self._meta_roles()
         self.adapters = {name: _count(self.roles.parameters(name)) for name in self.roles.names}
         self.lora, self.base = self.adapters["fake"], _count(self.roles.network.parameters())
@@ -106,10 +118,11 @@ class Plan:
 
     def _work(self):
         args, path, nodes = self.args, self.sources.path, self._nodes()
-        guided = (args.objective.guidance_scale != 1) + (args.objective.fake_guidance_scale != 1)
         samples = args.data.train_batch_size * args.data.gradient_accumulation_steps * self.processes
         updates = args.objective.fake_score_updates_per_step
-        forwards = 5 + guided + args.student.proportion_later_steps + 2 * (updates - 1)
+        settings = args.objective
+        forwards = self.objective.forwards(settings) + args.student.proportion_later_steps
+        forwards += (updates - 1) * self.objective.fake_score_forwards(settings)
         rows = [(self._topic(), f"{len(self.sources.prompts):,}; {counted(samples, 'sample')} an update")]
         if self.sources.prompts == [""]:
             rows = [("batch", f"{counted(samples, 'sample')} an update, unconditional")]

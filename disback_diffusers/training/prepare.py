@@ -20,7 +20,7 @@ from .arguments import DistillationArguments
 from .build import DTYPES, make_roles
 from .optimizers import optimizer_class
 from .run_folder import RunFolder
-from .settings import RunArguments, SystemArguments
+from .run_settings import RunArguments, SystemArguments
 from .sources import Sources, open_extractor, open_sources
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""The settings of a run, in groups. Steps count optimizer updates; sizes are pixels."""
+"""The settings that shape the result, in groups. Steps count optimizer updates; sizes are pixels."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .path import DegradationPath  # slow to import
 
 
+GAN = ("gan", "fdiv")  # objectives with a discriminator
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 
 
@@ -63,6 +64,13 @@ class DataArguments:
     )
     train_batch_size: int = flag(8, "Samples of a micro-batch, on each process.", shapes=PATH, above=0)
     gradient_accumulation_steps: int = flag(1, "Micro-batches of an update.", shapes=PATH, above=0)
+    real_images: str | None = flag(
+        None,
+        "Real images for the discriminator: a folder, a .parquet file, a Hub dataset, or the .safetensors file of "
+        "their latents that an earlier run wrote.",
+        local=True,
+        objectives=GAN,
+    )
     noise_levels: Literal["karras", "log-normal", "log-uniform"] = flag(
         "karras", "Distribution of the training noise levels, for EDM teachers.", shapes=PATH
     )
@@ -160,13 +168,23 @@ class PathArguments:
 class ObjectiveArguments:
     """The losses of stage 2."""
 
+    objective: Literal["dmd", "sid", "gan", "fdiv"] = flag(
+        "dmd",
+        "What the student minimises: dmd (Eq. 8), sid (score identity), gan (dmd and a discriminator of real images), "
+        "fdiv (gan for another divergence than the reverse KL).",
+    )
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
         None,
         "Start of the fake score: last node (default), teacher (default without backtracking), fit (what the last "
         "node would be, for runs without a path), random.",
     )
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score per student update.", above=0)
-    gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag("dmd", "Weight of Eq. 8 over noise levels.")
+    gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag(
+        "dmd", "Weight of Eq. 8 over noise levels.", objectives=("dmd", "gan", "fdiv")
+    )
+    dmd_normalizer_floor: float = flag(
+        1e-6, "The least that the weight dmd, mean|x0 - target's x0| of a sample, is divided by.", above=0
+    )
     guidance_scale: float | None = flag(
         None, "Classifier-free guidance of the target; 1 is off. Default: 1 for pixel-space teachers, else 2.", above=0
     )
@@ -175,6 +193,23 @@ class ObjectiveArguments:
         None,
         "Guide only up to this timestep (default: 600): at all timesteps FD was worse. Not for EDM teachers.",
         at_least=0,
+    )
+    guidance_rule: Literal["cap", "decoupled"] = flag(
+        "cap",
+        "cap: guide the target at the timestep of the gradient. decoupled: at a timestep of its own, up to the "
+        "student's, with one more forward.",
+        objectives=("dmd", "gan", "fdiv"),
+    )
+    sid_alpha: float = flag(1.0, "SiD's alpha; 1 to 1.2 in the paper.", at_least=0, objectives=("sid",))
+    gan_weight: float = flag(5e-3, "Weight of the student's GAN loss.", above=0, objectives=GAN)
+    discriminator_weight: float = flag(
+        1e-2, "Weight of the discriminator's loss in the fake score's.", above=0, objectives=GAN
+    )
+    gan_r1_weight: float = flag(
+        0.0, "Weight of the discriminator's gradient penalty (approximate R1); 0 is off.", at_least=0, objectives=GAN
+    )
+    divergence: Literal["reverse_kl", "forward_kl", "jeffreys", "js"] = flag(
+        "js", "The divergence that fdiv lowers.", objectives=("fdiv",)
     )
 
 
@@ -207,91 +242,3 @@ class OptimizationArguments:
     def fake_optimizer(self) -> str:
         """That of the fake score and of stage 1."""
         return self.fake_score_optimizer or ("adamw" if self.optimizer == "sgd" else self.optimizer)
-
-
-@dataclass
-class SystemArguments:
-    """Randomness, precision, speed and memory."""
-
-    seed: int = flag(
-        0,
-        "Seed of all randomness; on a CPU the same seed gives the same run bit for bit.",
-        shapes=PATH,
-        at_least=0,
-        below=2**32,
-    )
-    gradient_checkpointing: bool = flag(False, "Save memory, at about one third more time.", shapes=NOTHING)
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
-        None, "Precision of the frozen base and of autocast; by default that of `accelerate config`.", shapes=PATH
-    )
-    allow_tf32: bool = flag(False, "TF32 matrix products on Ampere and later.", shapes=PATH)
-    compile: bool = flag(False, "torch.compile the network.", shapes=NOTHING)
-    enable_xformers_memory_efficient_attention: bool = flag(
-        False, "xformers attention (CUDA, needs xformers).", shapes=NOTHING
-    )
-
-
-@dataclass
-class RunArguments:
-    """The output folder, checkpoints, logs and sample images."""
-
-    output_dir: str = flag("disback-model", "Where everything is written.", shapes=NOTHING, local=True)
-    checkpointing_steps: int = flag(500, "Save a checkpoint every N updates.", shapes=NOTHING, above=0)
-    checkpoints_total_limit: int | None = flag(
-        None, "Keep this many checkpoints and delete older ones.", shapes=NOTHING, above=0
-    )
-    resume_from_checkpoint: str | None = flag(
-        None, "'latest', or the folder of the last checkpoint.", shapes=NOTHING, local=True
-    )
-    logging_steps: int = flag(
-        1, "A line in log.jsonl every N updates. Between them, nothing waits for the GPU.", shapes=NOTHING, above=0
-    )
-    log_mismatch_every: int = flag(
-        0,
-        "Log the mismatch degree (Eq. 9) every N updates; 0: never. It takes 512 evaluations of the network.",
-        shapes=NOTHING,
-        at_least=0,
-    )
-    log_fd_every: int = flag(
-        0, "Log the Fréchet distance to --fd_reference every N updates; 0: never.", shapes=NOTHING, at_least=0
-    )
-    fd_reference: str | None = flag(
-        None,
-        "Statistics of real images, a file of evaluate_disback.py --save_reference; 'embedded' has the emoji's.",
-        shapes=NOTHING,
-        local=True,
-        needs="log_fd_every",
-    )
-    fd_images: int = flag(
-        2000,
-        "Images of each FD measurement, spread over the training prompts or classes.",
-        shapes=NOTHING,
-        needs="log_fd_every",
-        above=1,
-    )
-    report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
-    logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)
-    validation_prompts: list[str] = flag(
-        [], "Prompts or classes of the images in samples/, or one .txt file; default: 8 of the data.", shapes=NOTHING
-    )
-    validation_steps: int = flag(
-        500, "Generate samples every N updates of stage 2; 0: only at the end.", shapes=NOTHING, at_least=0
-    )
-    validation_scheduler: str | None = flag(
-        None,
-        "Scheduler class of diffusers with which the teacher's samples are generated; by default its own.",
-        shapes=NOTHING,
-    )
-    validation_inference_steps: int = flag(25, "Steps of the teacher's samples.", shapes=NOTHING, above=0)
-    push_to_hub: bool = flag(False, "Upload the result.", shapes=NOTHING)
-    push_degradation_path: bool = flag(
-        False,
-        "Upload the degradation path too, which is several times as large as a LoRA student.",
-        shapes=NOTHING,
-        needs="push_to_hub",
-    )
-    hub_model_id: str | None = flag(
-        None, "Repository, by default the name of output_dir.", shapes=NOTHING, needs="push_to_hub"
-    )
-    hub_token: str | None = flag(None, "Token; better: `hf auth login`.", shapes=NOTHING, shown=False)
-    dry_run: bool = flag(False, "Check flags and files, print what the run would cost, and stop.", shapes=NOTHING)

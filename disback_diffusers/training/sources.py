@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 
 from ..artifact.layout import read_config
 from ..data.prompts import load_prompts
+from ..data.real_images import RealImages, Samples, open_real_images
 from ..diffusion.target_field import image_times
 from ..errors import UsageError, about
 from ..evaluation.extractors import Extractor, load_extractor
@@ -19,15 +20,15 @@ from ..files import CONFIG_NAME, LORA_NAME
 from ..models.embedded import resolve
 from ..models.families import open_teacher
 from ..models.families.base import Family
-from ..models.labels import MOST_CLASSES, format_labels, parse_labels
+from ..models.labels import format_labels, parse_labels
 from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.student_unet import StudentUNet
 from .arguments import DistillationArguments
 from .path import DegradationPath
 from .path_probe import TEACHER_STEPS
-from .settings import DataArguments, StudentArguments, TeacherArguments
+from .reused_path import open_path
+from .settings import GAN, DataArguments, StudentArguments, TeacherArguments
 from .students import FullStudent, LcmLoraStudent, LoraStudent
-from .switching import count_stays
 
 
 LCM_TIMESTEP = 999  # where an LCM starts
@@ -45,6 +46,7 @@ class Sources:
         long_prompts (`int`): how many training prompts are longer than what is read of them.
         student (`LoraStudent`): what the student starts as.
         path (`DegradationPath` or `None`): of `--degradation_path`.
+        real (`RealImages`, `Samples` or `None`): of `--real_images`.
         reference (`Reference` or `None`), extractor (`Extractor` or `None`): of `--fd_reference`; the latter is there
             once `open_extractor` was called.
     """
@@ -55,6 +57,7 @@ class Sources:
     long_prompts: int
     student: LoraStudent
     path: DegradationPath | None
+    real: RealImages | Samples | None = None
     reference: Reference | None = None
     extractor: Extractor | None = None
 
@@ -82,13 +85,30 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
         long_prompts = family.longer_than_read(prompts)
     with about("--validation_prompts"):
         family.longer_than_read(shown)  # checks that they can be tokenized
-    path = _open_path(args) if args.path.degradation_path else None
+    path = open_path(args) if args.path.degradation_path else None
     reference = None
     if args.run.log_fd_every:
         if family.uses_prompts and len(prompts) == 1:
             raise UsageError("--log_fd_every needs at least 2 training prompts, as each gives one image.")
         reference = saved_reference(args.run.fd_reference, "--fd_reference")
-    return Sources(family, prompts, shown, long_prompts, student, path, reference)
+    return Sources(family, prompts, shown, long_prompts, student, path, _open_real(args.data, family), reference)
+
+
+def _open_real(settings, family):
+    if not settings.real_images:
+        return None
+    column = settings.caption_column if family.uses_prompts else "label"
+    needs = "this teacher has no empty class, which could stand for a missing one" if not family.can_be_empty else None
+    real = open_real_images(settings.real_images, column, needs, "--real_images")
+    if not (family.uses_prompts or family.classes):
+        real.captions = None
+    for caption in (real.captions or ()) if family.classes else ():
+        if not (caption.isascii() and caption.isdigit() and int(caption) < family.classes):
+            raise UsageError(
+                f"--real_images {settings.real_images} has the label {caption!r}, and the teacher {family.classes} "
+                "classes, from 0 on."
+            )
+    return real
 
 
 def open_extractor(sources: Sources, device: torch.device) -> None:
@@ -128,6 +148,8 @@ def _check_support(family, args):
     for name, is_supported in supported.items():
         if args[name] and not is_supported:
             raise UsageError(f"--{name} is not supported for this kind of teacher: leave it out.")
+    if args.objective.objective in GAN and family.bottleneck_channels is None:
+        raise UsageError(f"--objective {args.objective.objective} needs a teacher whose network has a mid block.")
 
 
 def _check_samples(family, args):
@@ -192,8 +214,18 @@ def _set_guidance(family, settings):
         raise UsageError("--guidance_max_timestep: this teacher has noise levels and no timesteps: leave it out.")
     if settings.guidance_scale is None:
         settings.guidance_scale = family.guidance_scale
+    if settings.guidance_rule == "decoupled":
+        _check_decoupled(settings, has_levels)
     if settings.guidance_max_timestep is None and not has_levels:
         settings.guidance_max_timestep = GUIDED_UP_TO
+
+
+def _check_decoupled(settings, has_levels):
+    if has_levels or settings.guidance_scale == 1:
+        why = "this teacher has noise levels and no timesteps" if has_levels else "--guidance_scale is 1"
+        raise UsageError(f"--guidance_rule decoupled: {why}: leave it out.")
+    if settings.guidance_max_timestep is not None and settings.fake_guidance_scale == 1:
+        raise UsageError("--guidance_max_timestep has no effect with --guidance_rule decoupled: leave it out.")
 
 
 def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
@@ -249,47 +281,3 @@ def validation_prompts(given: list[str], prompts: list[str]) -> list[str]:
         return load_prompts(given[0], flag="--validation_prompts")
     n = min(SHOWN, len(prompts))
     return given or [prompts[i * len(prompts) // n] for i in range(n)]
-
-
-def _open_path(args: DistillationArguments) -> DegradationPath:
-    folder = args.path.degradation_path
-    with about("--degradation_path"):
-        path = DegradationPath.load(folder)
-    if not path.complete:
-        raise UsageError(f"--degradation_path {folder} was not recorded to its end: resume that run first.")
-    _check_classes(folder, path.settings.get("class_labels"), args.data.class_labels)
-    for setting in ("conditioning_timestep", "conditioning_sigma"):
-        if (there := path.settings.get(setting)) != args[setting]:
-            raise UsageError(
-                f"--degradation_path {folder} was recorded for --{setting} {there}, and this run has {args[setting]}: "
-                f"set {there}, or record a path."
-            )
-    for setting in ("lcm_lora", "student_unet"):
-        if bool(path.settings.get(setting)) != bool(args[setting]):
-            raise UsageError(other_start(folder, setting))
-    for setting in ("lora_rank", "lora_alpha", "lora_target_modules"):
-        if (there := path.settings.get(setting, args[setting])) != args[setting]:
-            raise UsageError(
-                f"--degradation_path {folder} has adapters of --{setting} {there}, here it is {args[setting]}: set "
-                "the same, or record a path."
-            )
-    if args.path.walks(path):
-        args.steps_per_stay(count_stays(len(path)))  # checks
-    return path
-
-
-def _check_classes(folder, recorded, wanted):
-    """Only classes that the path was recorded for."""
-    if recorded in (None, "all") or wanted is None:
-        return
-    there, here = (set(parse_labels(text, MOST_CLASSES)) for text in (recorded, wanted))
-    if here - there:
-        raise UsageError(
-            f"--degradation_path {folder} was recorded for the classes {recorded}, and --class_labels {wanted} has "
-            "others: record a path."
-        )
-
-
-def other_start(folder: str | os.PathLike, setting: str) -> str:
-    """The message for a path whose student started as something else than this setting says."""
-    return f"--degradation_path {folder} leads to another student: --{setting} is not the same. Record a path."

@@ -17,7 +17,7 @@ from ..errors import RunError
 from .parallel import Replicated
 from .pending import PendingMetrics
 from .run_folder import RunFolder
-from .settings import RunArguments
+from .run_settings import RunArguments
 from .stage import Stage
 from .validation import Validator
 

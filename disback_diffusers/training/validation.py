@@ -13,7 +13,7 @@ from ..models.batch import generator
 from .batches import BatchSource
 from .networks import Networks
 from .parallel import Replicated
-from .settings import RunArguments
+from .run_settings import RunArguments
 
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from disback_diffusers.data.images import prepare
 from disback_diffusers.evaluation.generation import Generation, text_caller
-from disback_diffusers.evaluation.images import prepare
 from disback_diffusers.files import weights_digest
 
 
@@ -43,8 +43,8 @@ def test_the_middle_square_is_measured():
     pixels[:, 2:6] = (10, 20, 30)
     for turned in (pixels, pixels.transpose(1, 0, 2)):
         assert torch.equal(
-            prepare(Image.fromarray(turned), 4), torch.tensor([10, 20, 30]).view(3, 1, 1).expand(3, 4, 4)
+            prepare(Image.fromarray(turned), 4, 4), torch.tensor([10, 20, 30]).view(3, 1, 1).expand(3, 4, 4)
         )
     checks = np.indices((8, 8)).sum(0) % 2 * 255
-    smaller = prepare(Image.fromarray(checks.astype(np.uint8)), 4)
+    smaller = prepare(Image.fromarray(checks.astype(np.uint8)), 4, 4)
     assert smaller.shape == (3, 4, 4) and (smaller.int() - 128).abs().max() < 30  # averaged, not picked

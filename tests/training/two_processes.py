@@ -15,7 +15,8 @@ from disback_diffusers.errors import RunError
 from disback_diffusers.training import parallel as parallel_module
 from disback_diffusers.training.parallel import Replicated
 from disback_diffusers.training.run_folder import RunFolder
-from disback_diffusers.training.settings import OptimizationArguments, RunArguments
+from disback_diffusers.training.run_settings import RunArguments
+from disback_diffusers.training.settings import OptimizationArguments
 from disback_diffusers.training.stage import Stage
 from disback_diffusers.training.trainer import Trainer
 

@@ -91,6 +91,16 @@ class Family:
         """The raw prediction, `(n, ...)`. Callers go through `Denoiser`, which sees to precision and device."""
         raise NotImplementedError
 
+    @property
+    def bottleneck_channels(self) -> int | None:
+        """Channels of what the network's bottleneck gives; None for a network without one."""
+        widths = self.network_config.get("block_out_channels")
+        return widths[-1] if widths and self.network_config.get("mid_block_type", "") is not None else None
+
+    def bottleneck(self, network: torch.nn.Module) -> torch.nn.Module:
+        """The module in the middle of the network whose output `(n, channels, h, w)` a discriminator sees."""
+        return network.mid_block
+
     def find_lora_targets(self, network: torch.nn.Module, wanted: Iterable[str]) -> list[str]:
         """Suffixes of layers: those of a name in `lora_targets`, as far as the network has them; else as wanted."""
         wanted = list(wanted)
@@ -166,6 +176,14 @@ class Family:
 
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
         """Samples `(n, ...)` to images `(n, 3, H, W)` in [0, 1], float32 on the CPU."""
+        raise NotImplementedError
+
+    def image_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width in pixels of the image of a sample of this shape, without n."""
+        return shape[-2], shape[-1]
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images `(n, 3, H, W)` in [0, 1] to samples `(n, ...)`, float32 on the CPU: what `decode` undoes."""
         raise NotImplementedError
 
     def sample(

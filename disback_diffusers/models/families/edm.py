@@ -93,6 +93,17 @@ class PixelFamily(Family):
 
     # -----------------------------------------------------------------------------------------------------------------
 
+    @property
+    def bottleneck_channels(self) -> int | None:
+        """As in `Family`."""
+        if self.network_class is not EDMUNet2DModel:
+            return super().bottleneck_channels
+        return self.network_config["base_channels"] * self.network_config["channel_multipliers"][-1]
+
+    def bottleneck(self, network: torch.nn.Module) -> torch.nn.Module:
+        """As in `Family`."""
+        return network.bottleneck if self.network_class is EDMUNet2DModel else super().bottleneck(network)
+
     def call(
         self, network: torch.nn.Module, x_t: torch.Tensor, t: torch.Tensor, conditions: Conditions
     ) -> torch.Tensor:
@@ -142,6 +153,11 @@ class PixelFamily(Family):
         """As in `Family`."""
         images = (x0.float() / 2 + 0.5).clamp(0, 1).cpu()
         return images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """As in `Family`; a network of one channel sees the mean of the three."""
+        x0 = images.float().cpu() * 2 - 1
+        return x0 if self.network_config["in_channels"] == 3 else x0.mean(dim=1, keepdim=True)
 
 
 class EDM(PixelFamily):

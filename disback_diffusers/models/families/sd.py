@@ -11,8 +11,8 @@ from transformers import CLIPTextModel
 
 from ...diffusion.noise import NoiseSchedule
 from ...errors import UsageError
+from ..autoencoder import Autoencoder, check_scaling_factor
 from ..conditions import Conditions
-from ..decoder import Decoder, check_scaling_factor
 from ..roles import ALL_TARGETS, ATTENTION_TARGETS
 from ..sizes import Bucket, pixels
 from ..source import ModelSource
@@ -59,7 +59,7 @@ class StableDiffusion(Family):
             source.check_builds(encoder, lambda cls=cls, part=part: cls(part.config))
         self._check_text_sizes()
         source.check_weights(["unet", "vae", *self.text_encoders])
-        self._decoder = Decoder(source, self.vae_config)
+        self._autoencoder = Autoencoder(source, self.vae_config)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Checks
@@ -189,15 +189,23 @@ class StableDiffusion(Family):
 
     def use_vae(self, name: str) -> None:
         """As in `Family`."""
-        self._decoder.use(name)
+        self._autoencoder.use(name)
 
     def prepare_decoder(self) -> None:
         """Load the VAE, on the CPU."""
-        self._decoder.load()
+        self._autoencoder.load()
 
     def decode(self, x0: torch.Tensor) -> torch.Tensor:
         """As in `Family`; between calls the VAE is on the CPU."""
-        return self._decoder(x0)
+        return self._autoencoder.decode(x0)
+
+    def image_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """As in `Family`."""
+        return shape[-2] * self.vae_scale_factor, shape[-1] * self.vae_scale_factor
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """As in `Family`; between calls the VAE is on the CPU."""
+        return self._autoencoder.encode(images)
 
     @torch.no_grad()
     def sample(

@@ -1,16 +1,16 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""What stage 2 minimises. Another objective is another class, with the same methods as `Objective`."""
+"""What an objective gives to stage 2."""
 
 from collections.abc import Iterator
 
 import torch
 
-from ..diffusion.guidance import guided_output
-from ..diffusion.losses import denoising_loss, distribution_matching_gradient, surrogate_loss
-from ..models.batch import Batch
-from ..models.denoiser import Denoiser
-from ..models.student import Student
-from .settings import ObjectiveArguments
+from ...diffusion.guidance import guided_output
+from ...diffusion.losses import denoising_loss
+from ...models.batch import Batch
+from ...models.denoiser import Denoiser
+from ...models.student import Student
+from ..settings import ObjectiveArguments
 
 
 Losses = Iterator[tuple[str, torch.Tensor] | dict[str, torch.Tensor]]
@@ -29,11 +29,30 @@ class Objective:
 
     Attributes:
         target (`Denoiser`): the score that the student follows: a node of the path or the teacher. The stage sets it.
+        modules (`dict[str, torch.nn.Module]`): networks of its own, by name. They are trained with the fake score, by
+            the losses of its role, and saved in checkpoints.
+        needs_real (`bool`): whether it compares with real samples, `Batch.real`.
     """
+
+    needs_real = False
 
     def __init__(self, student: Student, fake: Denoiser, settings: ObjectiveArguments):
         self.student, self.fake, self.settings = student, fake, settings
         self.schedule, self.target = fake.schedule, None
+        self.modules: dict[str, torch.nn.Module] = {}
+
+    @classmethod
+    def forwards(cls, settings: ObjectiveArguments) -> float:
+        """What an update costs, in forwards of the network a sample; a backward counts as one forward.
+
+        By default that of the student and of the fake score, both with a backward, and of the target.
+        """
+        return 5 + (settings.guidance_scale != 1) + (settings.fake_guidance_scale != 1)
+
+    @classmethod
+    def fake_score_forwards(cls, settings: ObjectiveArguments) -> float:
+        """The same for a further update of the fake score."""
+        return 2
 
     def losses(self, batch: Batch) -> Losses:
         """The losses of a batch.
@@ -63,32 +82,6 @@ class Objective:
         yield "fake", loss
         yield {"loss_fake": loss.detach()}
 
-
-class DistributionMatching(Objective):
-    """Eq. 8 for the student and Eq. 5 for the fake score, with one forward of the fake score for both."""
-
-    def losses(self, batch: Batch) -> Losses:
-        """As in `Objective`."""
-        x0 = self.student.training_samples(batch)
-        batch.samples = samples = x0.detach()
-        x_t = self.schedule.add_noise(samples, batch.noise, batch.t)
-        fake_output = self.fake.output(x_t, batch.t, batch.score_conditions)
-        fake_loss = denoising_loss(fake_output, samples, batch.noise, batch.t, self.schedule)
-        yield "fake", fake_loss
-        fake_output, fake_loss = fake_output.detach(), fake_loss.detach()  # its graph is freed before the target runs
-
-        x0_fake = self.guided_x0(self.fake, x_t, batch, self.settings.fake_guidance_scale, fake_output)
-        x0_target = self.guided_x0(self.target, x_t, batch, self.settings.guidance_scale)
-        alpha, sigma = self.schedule.alpha_sigma(batch.t, samples)
-        gradient = distribution_matching_gradient(
-            samples, x0_fake, x0_target, self.settings.gradient_weighting, alpha=alpha, sigma=sigma
-        )
-        student_loss = surrogate_loss(x0, gradient)
-        yield "student", student_loss
-        gap = (x0_fake - x0_target).abs().mean()
-        yield {"loss_student": student_loss.detach(), "loss_fake": fake_loss, "gap": gap}
-
-    @torch.no_grad()
     def guided_x0(
         self,
         denoiser: Denoiser,

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""From latents to images, by the teacher's VAE or another one."""
+"""Between images and latents, by the teacher's VAE or another one."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from .pipeline_files import PipelineFiles, refuse_single_file
 from .source import ModelSource
 
 
-DECODED_TOGETHER = 2 * 64 * 64  # positions of latents that the VAE decodes at once: two images of 512x512
+TOGETHER = 2 * 64 * 64  # positions of latents that the VAE takes at once: two images of 512x512
 
 
 def check_scaling_factor(config: dict, error: Callable[[str], UsageError]) -> None:
@@ -27,8 +27,8 @@ def _from_config(*args, **kwargs):
     return AutoencoderKL.from_config(AutoencoderKL.load_config(*args, **kwargs))
 
 
-class Decoder:
-    """Decodes latents on their device; between calls the VAE is on the CPU. Its weights are loaded when needed.
+class Autoencoder:
+    """The VAE. Between calls it is on the CPU; its weights are loaded when needed.
 
     Args:
         source (`ModelSource`): of the teacher.
@@ -60,14 +60,28 @@ class Decoder:
         return self._vae
 
     @torch.no_grad()
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU."""
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (n, c, h, w) to images (n, 3, H, W) in [0, 1], float32 on the CPU. Works on the latents' device."""
         vae = self.load().to(latents.device)
         scaled = latents.float() / vae.config.scaling_factor
-        together = max(1, DECODED_TOGETHER // scaled[0, 0].numel())
+        together = max(1, TOGETHER // scaled[0, 0].numel())
         images = torch.cat([vae.decode(part).sample.cpu() for part in scaled.split(together)])
         vae.to("cpu")
         return (images / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (n, 3, H, W) in [0, 1] to latents (n, c, h, w), float32 on the CPU: the mean of the posterior.
+
+        Works on the images' device.
+        """
+        vae = self.load().to(images.device)
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        together = max(1, TOGETHER * factor**2 // images[0, 0].numel())
+        parts = (vae.encode(part.float() * 2 - 1).latent_dist.mean.cpu() for part in images.split(together))
+        latents = torch.cat(list(parts)) * vae.config.scaling_factor
+        vae.to("cpu")
+        return latents
 
     def _check_other(self):
         """By its config and the names of its files; of a whole pipeline its own VAE is taken."""

@@ -1,0 +1,18 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""What stage 2 minimises. Another objective is another class, with the same methods as `Objective`."""
+
+from .adversarial import Adversarial, FDivergence
+from .base import Losses, Objective
+from .matching import DistributionMatching
+from .score_identity import ScoreIdentity
+
+
+__all__ = ["OBJECTIVES", "Adversarial", "DistributionMatching", "FDivergence", "Losses", "Objective", "ScoreIdentity"]
+
+# By their names on the command line.
+OBJECTIVES: dict[str, type[Objective]] = {
+    "dmd": DistributionMatching,
+    "sid": ScoreIdentity,
+    "gan": Adversarial,
+    "fdiv": FDivergence,
+}
