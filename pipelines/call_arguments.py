@@ -13,13 +13,17 @@ ONLY_WITH_GUIDANCE = "the student has learned guidance and makes no unconditiona
 
 
 def chosen_timesteps(
-    choices: dict[int, list[int]], num_inference_steps: int | None, timesteps: int | Sequence[int] | None
+    choices: dict[int, list[int]],
+    num_inference_steps: int | None,
+    timesteps: int | Sequence[int] | None,
+    default: int = 1,
 ) -> list[int]:
     """The timesteps of a call.
 
     Args:
         choices: The timesteps that the student was trained for, by number of steps.
         num_inference_steps, timesteps: Of the call.
+        default: Number of steps where the call says nothing.
 
     Raises:
         UsageError: The student was not trained for this number of steps or these timesteps.
@@ -32,7 +36,7 @@ def chosen_timesteps(
         if num_inference_steps not in (None, len(wanted)):
             raise UsageError(f"num_inference_steps={num_inference_steps} contradicts timesteps={wanted}.")
         return wanted
-    steps = 1 if num_inference_steps is None else num_inference_steps
+    steps = default if num_inference_steps is None else num_inference_steps
     if not isinstance(steps, Integral) or isinstance(steps, bool):
         raise UsageError(f"num_inference_steps={steps!r} must be a whole number.")
     if steps not in choices:

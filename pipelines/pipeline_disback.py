@@ -26,6 +26,7 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
             is that of a one-step scheduler; with another scheduler it is 399, with a warning.
         few_step (`bool`, *optional*): whether the student is an LCM-LoRA that was also trained at later timesteps, for
             2, 4 and 8 steps.
+        student_timesteps (`list[int]`, *optional*): the timesteps of a student that generates in several steps.
     """
 
     stock_class = StableDiffusionPipeline
@@ -44,6 +45,7 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
         requires_safety_checker: bool = False,
         conditioning_timestep: int | None = None,
         few_step: bool = False,
+        student_timesteps: list[int] | None = None,
     ):  # diffusers' `from_pipe` inspects these types
         super().__init__(
             vae,
@@ -56,7 +58,7 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
             image_encoder,
             requires_safety_checker,
         )
-        self._make_student(conditioning_timestep, few_step)
+        self._make_student(conditioning_timestep, few_step, student_timesteps)
 
     def __call__(
         self,
@@ -85,7 +87,7 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
         negative_prompt: str | list[str] | None = None,
         negative_prompt_embeds: None = None,
     ) -> StableDiffusionPipelineOutput | tuple:
-        """Generate images in one step, an LCM-LoRA student also in 2, 4 or 8.
+        """Generate images in as many steps as the student was trained for, by default one.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): required unless `prompt_embeds` is given.
@@ -102,7 +104,8 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
             callback_on_step_end, callback_on_step_end_tensor_inputs, clip_skip, cross_attention_kwargs,
             ip_adapter_image, ip_adapter_image_embeds: as in `StableDiffusionPipeline`.
             num_inference_steps (`int`, *optional*), timesteps (`list[int]`, *optional*): 1 and [the conditioning
-                timestep]. An LCM-LoRA student also takes 2, 4 or 8 steps.
+                timestep]. An LCM-LoRA student also takes 2, 4 or 8 steps. A student of several steps takes these by
+                default, or the first of them.
             sigmas, eta, guidance_scale, guidance_rescale, negative_prompt, negative_prompt_embeds: accepted for
                 compatibility with stock calls, but only with values that have no effect: guidance of at most 1, empty
                 negative prompts.

@@ -29,7 +29,8 @@ class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
         vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, image_encoder, feature_extractor,
         force_zeros_for_empty_prompt, add_watermarker: as in `StableDiffusionXLPipeline`.
         scheduler (`SchedulerMixin`): any scheduler of the base model. Its config defines the noise schedule.
-        conditioning_timestep (`int`, *optional*), few_step (`bool`, *optional*): as in `DisBackPipeline`.
+        conditioning_timestep (`int`, *optional*), few_step (`bool`, *optional*), student_timesteps (`list[int]`,
+            *optional*): as in `DisBackPipeline`.
     """
 
     stock_class = StableDiffusionXLPipeline
@@ -50,6 +51,7 @@ class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
         add_watermarker: bool | None = None,
         conditioning_timestep: int | None = None,
         few_step: bool = False,
+        student_timesteps: list[int] | None = None,
     ):  # diffusers' `from_pipe` inspects these types
         super().__init__(
             vae,
@@ -64,7 +66,7 @@ class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
             force_zeros_for_empty_prompt,
             add_watermarker,
         )
-        self._make_student(conditioning_timestep, few_step)
+        self._make_student(conditioning_timestep, few_step, student_timesteps)
 
     def __call__(
         self,
@@ -104,7 +106,7 @@ class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
         negative_crops_coords_top_left: tuple[int, int] | None = (0, 0),
         negative_target_size: None = None,
     ) -> StableDiffusionXLPipelineOutput | tuple:
-        """Generate images in one step, an LCM-LoRA student also in 2, 4 or 8.
+        """Generate images in as many steps as the student was trained for, by default one.
 
         Args:
             prompt, height, width, num_images_per_prompt, generator, latents, output_type, return_dict,

@@ -89,6 +89,39 @@ def one_step_scheduler(scheduler: SchedulerMixin, timestep: int) -> LCMScheduler
     )
 
 
+def few_step_scheduler(scheduler: SchedulerMixin, timesteps: list[int]) -> LCMScheduler:
+    """An `LCMScheduler` for a student that generates at these timesteps, one after the other.
+
+    Its schedule ends at the first timestep. Where they are spaced evenly, it takes them by itself for as many steps.
+
+    Args:
+        scheduler (`SchedulerMixin`): of a model trained with betas, or an earlier result of this function.
+        timesteps (`list[int]`): descending.
+
+    Raises:
+        UsageError: as in `one_step_scheduler`; or the timesteps are not descending.
+    """
+    one_step_scheduler(scheduler, timesteps[0])  # checks
+    if sorted(set(timesteps), reverse=True) != list(timesteps) or timesteps[-1] < 1:
+        raise UsageError(f"student_timesteps={timesteps} must be whole numbers above 0, descending.")
+    whole = lcm_scheduler(scheduler.config)
+    return LCMScheduler.from_config(
+        whole.config,
+        trained_betas=whole.betas[: timesteps[0] + 1].tolist(),
+        rescale_betas_zero_snr=False,  # the betas are rescaled already
+        num_train_timesteps=timesteps[0] + 1,
+        original_inference_steps=len(timesteps),
+        timestep_scaling=1e6,  # without LCM's boundary condition, which the student was trained without
+    )
+
+
+def has_timesteps(scheduler: SchedulerMixin, timesteps: list[int]) -> bool:
+    """Whether it takes these timesteps by itself for as many steps."""
+    scheduler = LCMScheduler.from_config(scheduler.config)
+    scheduler.set_timesteps(len(timesteps))
+    return scheduler.timesteps.tolist() == list(timesteps)
+
+
 def one_step_timestep(scheduler: SchedulerMixin) -> int | None:
     """The timestep that `one_step_scheduler` made a scheduler for, in this or an earlier version; else None."""
     config = scheduler.config

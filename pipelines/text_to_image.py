@@ -13,7 +13,7 @@ from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
 from .adapters import StudentLoraMixin, fused_copy
 from .call_arguments import chosen_timesteps, without_effect
 from .call_checks import checked, finite_images
-from .schedulers import one_step_scheduler, one_step_timestep, starting_timestep
+from .schedulers import few_step_scheduler, has_timesteps, one_step_scheduler, one_step_timestep, starting_timestep
 from .student import FAMILIES, StudentPipeline
 
 
@@ -23,17 +23,29 @@ logger = logging.get_logger(__name__)
 class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
     """Base of the text-to-image pipelines."""
 
-    student_options = ("conditioning_timestep", "few_step")
+    student_options = ("conditioning_timestep", "few_step", "student_timesteps")
 
-    def _make_student(self, conditioning_timestep, few_step):
+    def _make_student(self, conditioning_timestep, few_step, student_timesteps):
         """Call it at the end of a constructor: the stock one corrects outdated scheduler settings first."""
+        if student_timesteps and len(student_timesteps) > 1 and one_step_timestep(self.scheduler) is None:
+            self._make_few_step_student(conditioning_timestep, few_step, list(student_timesteps))
+            return
         timestep = starting_timestep(self.scheduler, conditioning_timestep)
         few_step = bool(few_step) and one_step_timestep(self.scheduler) is None
         scheduler = one_step_scheduler(self.scheduler, timestep)  # also checks the timestep
         if few_step:
             scheduler = lcm_scheduler(self.scheduler.config)
         self.register_modules(scheduler=scheduler)
-        self.register_to_config(conditioning_timestep=timestep, few_step=few_step)
+        self.register_to_config(conditioning_timestep=timestep, few_step=few_step, student_timesteps=None)
+        self._student_config = {}
+
+    def _make_few_step_student(self, conditioning_timestep, few_step, timesteps):
+        first = timesteps[0] if conditioning_timestep is None else conditioning_timestep
+        if first != timesteps[0] or few_step:
+            given = "few_step=True" if few_step else f"conditioning_timestep={first}"
+            raise UsageError(f"{given} contradicts student_timesteps={timesteps}: leave it out.")
+        self.register_modules(scheduler=few_step_scheduler(self.scheduler, timesteps))
+        self.register_to_config(conditioning_timestep=first, few_step=False, student_timesteps=timesteps)
         self._student_config = {}
 
     @property
@@ -43,6 +55,8 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
 
     @cached_property
     def _timesteps_by_steps(self):
+        if own := self.config.student_timesteps:
+            return {count: own[:count] for count in range(1, len(own) + 1)}
         first, trained = self.conditioning_timestep, self._student_config.get("timesteps")
         return timesteps_by_steps(self.scheduler.config, first, trained) if self.config.few_step else {1: [first]}
 
@@ -103,7 +117,8 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
         self._warn_if_student_is_off()
         arguments = checked(self, without_effect(given))
         steps, timesteps = arguments.pop("num_inference_steps"), arguments.pop("timesteps")
-        arguments["timesteps"] = chosen_timesteps(self._timesteps_by_steps, steps, timesteps)
+        default = len(self.config.student_timesteps or [None])
+        arguments["timesteps"] = chosen_timesteps(self._timesteps_by_steps, steps, timesteps, default)
         return finite_images(self, stock_call, arguments)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -112,7 +127,14 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
     def _stock(self):
         components = {name: fused_copy(component) for name, component in self.components.items()}
         steps, last = list(self._timesteps_by_steps), self.scheduler.config.num_train_timesteps - 1
-        if self.conditioning_timestep != last:  # where an LCMScheduler starts by default
+        own = self.config.student_timesteps
+        if own and not has_timesteps(self.scheduler, own):
+            logger.warning(
+                f"The saved pipeline has one step only: plain diffusers would space several steps evenly, and not as "
+                f"student_timesteps={own}."
+            )
+            steps, components["scheduler"] = [1], one_step_scheduler(self.scheduler, self.conditioning_timestep)
+        elif self.conditioning_timestep != last:  # where an LCMScheduler starts by default
             if len(steps) > 1:
                 logger.warning(
                     f"The saved pipeline has one step only: plain diffusers would start several steps at {last}, not "
@@ -123,5 +145,8 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
         return self.stock_class(**components, **options), steps
 
     def _times(self, steps):
+        if self.config.student_timesteps and len(steps) > 1:
+            return {"timesteps": list(self.config.student_timesteps)}
         timesteps = {t for count in steps for t in self._timesteps_by_steps[count]}
-        return {"timesteps": sorted(timesteps, reverse=True)}
+        of_sequence = {"student_steps": 1} if self.config.student_timesteps else {}  # one step of several is left
+        return {"timesteps": sorted(timesteps, reverse=True), **of_sequence}

@@ -93,7 +93,9 @@ def model_card(
         atomic_write(folder / PLOT, lambda file: shutil.copyfile(plot, file))
     text = _template().render(
         card_data=_front_matter(config, pipeline, is_lora, widget).to_yaml(),
-        title=repo_id.split("/")[-1] if repo_id else "A one-step student",
+        title=repo_id.split("/")[-1] if repo_id else f"A {_kind(config)} student",
+        kind=_kind(config),
+        count=config.get("student_steps", 1),
         repo=repo_id or "path/to/this/folder",
         base=base,
         embedded=base == EMBEDDED,
@@ -104,7 +106,7 @@ def model_card(
         is_lora=is_lora,
         lora=config,
         start=_start(config),
-        timestep=config.get("timesteps", [None])[0],
+        timesteps=config.get("timesteps", [])[: config.get("student_steps", 1)],
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
         node_steps=[step for step in node_steps if step > 0],
@@ -115,7 +117,7 @@ def model_card(
         path_walked=method.get("path_walked", True),
         with_path=with_path,
         plot=PLOT if plot.is_file() else None,
-        more_steps=_listed(steps[1:]),
+        more_steps=_listed(steps[1:]) if "student_steps" not in config else "",
         whole=whole,
         why_not_walked=_why_not_walked(method),
         settings=_settings(method, method.get("student", config.get("student")), _without_effect(config, pipeline)),
@@ -156,8 +158,15 @@ def _of_pixels(folder, config, pipeline):
     }
 
 
+def _kind(config):
+    return "one-step" if config.get("student_steps", 1) == 1 else f"{config['student_steps']}-step"
+
+
 def _start(config):
-    return f"noise level {config['sigmas'][0]:g}" if "sigmas" in config else f"timestep {config['timesteps'][0]}"
+    if "sigmas" in config:
+        return f"noise level {config['sigmas'][0]:g}"
+    first, count = config["timesteps"][0], config.get("student_steps", 1)
+    return f"timestep {first}" if count == 1 else f"the timesteps {', '.join(map(str, config['timesteps']))}"
 
 
 def _why_not_walked(method):

@@ -40,7 +40,8 @@ def write_config(folder: str | os.PathLike, config: dict) -> None:
         config (`dict`): `timesteps` (`sigmas`, where the base has noise levels), and where known `base_model`,
             `base_revision`, `variant`, `pipeline` (the teacher's class), `network` (its class), `student`,
             `class_labels` (text, such as "0-9"), `class_names`, `base_interface` (what a base on pixels
-            must have), `lora_rank`, `lora_alpha`, `method`. `format` is added.
+            must have), `student_steps` (their number, where it takes these timesteps one after the other),
+            `lora_rank`, `lora_alpha`, `method`. `format` is added.
 
     Raises:
         UsageError: the timesteps are not valid.
@@ -94,6 +95,8 @@ def _check_config(file, config):
     valid = isinstance(timesteps, list) and timesteps and all(type(t) is int and t >= 0 for t in timesteps)
     if not valid or sorted(set(timesteps), reverse=True) != timesteps:
         raise UsageError(f"{file} has timesteps {timesteps!r}; they must be whole numbers, at least 0, descending.")
+    if config.get("student_steps", len(timesteps)) != len(timesteps):
+        raise UsageError(f"{file} has student_steps {config['student_steps']!r}; it has {len(timesteps)} timesteps.")
 
 
 def _check_labels(file, labels):

@@ -67,15 +67,17 @@ def read_json(file: Path) -> Any:
         raise UsageError(f"{file} cannot be read as JSON ({error}).") from None
 
 
-def student_settings(config: dict) -> dict[str, int | bool | float]:
-    """The options of our pipelines that disback_config.json implies: `conditioning_timestep` and `few_step`, or
-    `conditioning_sigma`.
+def student_settings(config: dict) -> dict[str, int | bool | float | list[int]]:
+    """The options of our pipelines that disback_config.json implies: `conditioning_timestep` and `few_step` or
+    `student_timesteps`, or `conditioning_sigma`.
     """
     if not config:
         return {}
     if "sigmas" in config:
         return {"conditioning_sigma": config["sigmas"][0]}
     first, *later = config["timesteps"]
+    if "student_steps" in config:
+        return {"conditioning_timestep": first, "student_timesteps": config["timesteps"]}
     return {"conditioning_timestep": first, **({"few_step": True} if later else {})}
 
 

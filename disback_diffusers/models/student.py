@@ -31,7 +31,7 @@ class Student:
         return self.denoiser.parameters()
 
     def __call__(self, z: torch.Tensor, conditions: Conditions) -> torch.Tensor:
-        """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`, in one step."""
+        """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`, in all steps of the sampler."""
         return self.sampler.sample(self.denoiser, z, conditions)
 
     def training_samples(self, batch: Batch) -> torch.Tensor:

@@ -53,9 +53,10 @@ class DistillationArguments:
     run: RunArguments
 
     def __init__(self, **settings: Any):
-        if "steps_per_node" in settings:  # "auto", a number, or several
-            given = settings["steps_per_node"]
-            settings["steps_per_node"] = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
+        for name in {"steps_per_node", "timesteps"} & settings.keys():  # a text with commas, or a number or several
+            given = settings[name]
+            if given is not None:
+                settings[name] = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
         for group in fields(type(self)):
             types = get_type_hints(group.type)  # the parser of transformers changes those of the fields
             own = {name: checked(name, types[name], settings.pop(name)) for name in types.keys() & settings.keys()}
@@ -79,11 +80,26 @@ class DistillationArguments:
         if run.report_to == ["none"]:  # as transformers has it
             run.report_to = []
         if student.proportion_later_steps is None:
-            student.proportion_later_steps = 0.25 if student.lcm_lora else 0.0
+            student.proportion_later_steps = 0.25 if student.lcm_lora and student.student_steps == 1 else 0.0
+        if student.timesteps:
+            self._complete_timesteps()
         if student.lora_alpha is None:
             student.lora_alpha = float(student.lora_rank)
         if self.objective.fake_score_init is None:
             self.objective.fake_score_init = "teacher" if self.path.no_backtracking else "node"
+
+    def _complete_timesteps(self):
+        """The number of steps and the first timestep from --timesteps, where they are not given."""
+        student = self.student
+        timesteps = _numbers(student.timesteps) or [0]
+        if sorted(set(timesteps), reverse=True) != timesteps or timesteps[-1] == 0:
+            raise UsageError(f"--timesteps {student.timesteps} must be whole numbers, falling, as 399,299,199,99.")
+        given = {"student_steps": len(timesteps), "conditioning_timestep": timesteps[0]}
+        for name, value in given.items():
+            if self[name] not in (self.defaults()[name], value):
+                raise UsageError(f"--timesteps {student.timesteps} contradicts --{name} {self[name]}: leave one out.")
+            self._set(name, value)
+        student.timesteps = ",".join(map(str, timesteps))
 
     # -----------------------------------------------------------------------------------------------------------------
     # By name
@@ -241,8 +257,8 @@ class DistillationArguments:
             raise UsageError("--ema_half_life is given instead of --ema_decay: leave one of them out.")
         if run.log_fd_every and not run.fd_reference:
             raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
-        if student.proportion_later_steps and not student.lcm_lora:
-            raise UsageError("--proportion_later_steps is for an --lcm_lora: other students have one step.")
+        if student.proportion_later_steps and (not student.lcm_lora or student.student_steps > 1):
+            raise UsageError("--proportion_later_steps is for an --lcm_lora of --student_steps 1: leave it out.")
         if not run.output_dir:
             raise UsageError("--output_dir must be the name of a folder.")
         if run.hub_token and "wandb" in run.report_to:

@@ -62,7 +62,7 @@ class DegradationRecording(Stage):
         total, count = 0.0, self.batches.micro_batches
         for batch in self.micro_batches(step):
             with torch.no_grad():
-                x0 = self.student(batch.z, batch.conditions)
+                x0 = self.student.training_samples(batch)
             x_t = self.schedule.add_noise(x0, batch.noise, batch.t)
             output = self.target.output(x_t, batch.t, batch.score_conditions)
             loss = denoising_loss(output, x0, batch.noise, batch.t, self.schedule) / count

@@ -38,6 +38,7 @@ def artifact_config(
         **({} if family.uses_prompts else {"network": family.network_class.__name__}),
         "student": args.student.student,
         ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
+        **({"student_steps": args.student.student_steps} if args.student.student_steps > 1 else {}),
         **(_of_classes(args, family) if family.classes else {}),
         **({"base_interface": family.interface} if family.interface else {}),
         "lora_rank": lora["r"] if lora else None,
@@ -87,14 +88,13 @@ def save_artifact(
         sources.student.save(folder, student)
     config = artifact_config(args, networks, path, walk, objective)
     write_config(folder, config)
-    first, *later = networks.student.sampler.timesteps
-    steps = list(timesteps_by_steps(networks.family.scheduler_config, first)) if later else [1]
+    first, scheduler = args.student.conditioning_timestep, networks.family.scheduler_config
     model_card(
         folder,
         config,
         repo_id,
         *samples,
         config["method"].get("node_steps", ()),
-        steps=steps,
+        steps=list(timesteps_by_steps(scheduler, first)) if args.student.proportion_later_steps else [1],
         with_path=args.run.push_degradation_path,
     )

@@ -112,6 +112,13 @@ class StudentArguments:
         shapes=PATH,
         above=0,
     )
+    student_steps: int = flag(1, "Steps in which the student generates, such as 1, 2, 4 or 8.", shapes=PATH, above=0)
+    timesteps: str | None = flag(
+        None,
+        "Timesteps of these steps, falling, such as 399,299,199,99; by default evenly down from "
+        "--conditioning_timestep.",
+        shapes=PATH,
+    )
     conditioning_sigma: float | None = flag(
         None, "Noise level of the student's one step, for EDM teachers; by default the largest.", shapes=PATH, above=0
     )
@@ -127,6 +134,11 @@ class StudentArguments:
     ema_half_life: int | None = flag(
         None, "Images after which older weights count half, instead of --ema_decay (see docs/guide.md).", above=0
     )
+
+    @property
+    def later_timesteps(self) -> list[int]:
+        """Timesteps of the steps after the first, once `timesteps` is set."""
+        return [int(t) for t in self.timesteps.split(",")[1:]] if self.student_steps > 1 else []
 
     @property
     def conditioning_time(self) -> float | None:

@@ -22,6 +22,7 @@ from ..models.families import open_teacher
 from ..models.families.base import Family
 from ..models.labels import format_labels, parse_labels
 from ..models.lcm_lora import LcmLora, later_timesteps
+from ..models.samplers import even_timesteps
 from ..models.student_unet import StudentUNet
 from .arguments import DistillationArguments
 from .path import DegradationPath
@@ -143,10 +144,13 @@ def _check_support(family, args):
         "enable_xformers_memory_efficient_attention": issubclass(network, ModelMixin),
         "student_unet": "student_unet" in family.supports,
         "lcm_lora": "lcm_lora" in family.supports,
+        "student_steps": "student_steps" in family.supports,
+        "timesteps": "student_steps" in family.supports,
         "validation_prompts": family.uses_prompts or family.classes,
     }
+    defaults = args.defaults()
     for name, is_supported in supported.items():
-        if args[name] and not is_supported:
+        if args[name] != defaults[name] and not is_supported:
             raise UsageError(f"--{name} is not supported for this kind of teacher: leave it out.")
     if args.objective.objective in GAN and family.bottleneck_channels is None:
         raise UsageError(f"--objective {args.objective.objective} needs a teacher whose network has a mid block.")
@@ -205,6 +209,11 @@ def _set_start(family, student):
         setattr(student, wanted, family.schedule.time_range[1] if has_levels else default)
     with about(f"--{wanted}"):
         family.check_timestep(student.conditioning_time)
+    if student.student_steps > 1 and student.timesteps is None:
+        first, steps = student.conditioning_timestep, student.student_steps
+        if steps > first:
+            raise UsageError(f"--student_steps {steps}: there are not so many timesteps up to {first}.")
+        student.timesteps = ",".join(map(str, even_timesteps(first, steps)))
 
 
 def _set_guidance(family, settings):

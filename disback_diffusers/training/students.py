@@ -15,7 +15,7 @@ from ..models.denoiser import ConsistencyDenoiser, Denoiser
 from ..models.families.base import Family
 from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.roles import Roles
-from ..models.samplers import FewStep, OneStep
+from ..models.samplers import ConsistencySteps, FewStep, OneStep
 from ..models.student import Student
 from ..models.student_unet import StudentUNet
 from .settings import StudentArguments
@@ -78,7 +78,8 @@ class LoraStudent:
 
     def sampler(self, family: Family) -> OneStep:
         """How the student generates."""
-        return OneStep(self.settings.conditioning_time)
+        first, later = self.settings.conditioning_time, self.settings.later_timesteps
+        return FewStep(first, tuple(later)) if later else OneStep(first)
 
     def fingerprint(self, student: Student) -> str | None:
         """Of the weights it starts with, where they are not the teacher's; for the path's manifest."""
@@ -153,11 +154,11 @@ class LcmLoraStudent(LoraStudent):
         return fingerprint(self.lcm_lora.state)
 
     def sampler(self, family: Family) -> OneStep:
-        """As in `LoraStudent`: several steps where later ones are trained."""
+        """As in `LoraStudent`, or a consistency model's where a share of later steps is trained."""
         first, proportion = self.settings.conditioning_timestep, self.settings.proportion_later_steps
         if not proportion:
-            return OneStep(first)
-        return FewStep(first, tuple(later_timesteps(family.scheduler_config, first)), proportion)
+            return super().sampler(family)
+        return ConsistencySteps(first, tuple(later_timesteps(family.scheduler_config, first)), proportion)
 
     def save(self, folder: str | os.PathLike, student: Student) -> None:
         """As in `LoraStudent`."""

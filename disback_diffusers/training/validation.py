@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Sample images on the way: fixed prompts and z, the teacher in many steps above the student in one."""
+"""Sample images on the way: fixed prompts and z, the teacher in many steps above the student in its few."""
 
 import logging
 from pathlib import Path
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..errors import counted
 from ..evaluation.sheets import contact_sheet, to_pil
 from ..files import atomic_write
 from ..models.batch import generator
@@ -93,10 +94,11 @@ class Validator:
         Returns:
             the sheet, or None on the other processes and where no row can be shown.
         """
+        steps = self.networks.student.sampler.steps
         guidance = f", guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else ""
         rows = {
             f"teacher, {self.steps} steps{guidance}": self.teacher_images(),
-            f"student, 1 step, after {step} updates": self.student_images(),
+            f"student, {counted(steps, 'step')}, after {step} updates": self.student_images(),
         }
         for label in [label for label, images in rows.items() if not images.isfinite().all()]:
             logger.warning(NOT_SHOWN.format(label))

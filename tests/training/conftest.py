@@ -11,6 +11,7 @@ from disback_diffusers.training.batches import BatchSource
 from disback_diffusers.training.build import build
 from disback_diffusers.training.distill import Distillation, make_probes
 from disback_diffusers.training.networks import Networks
+from disback_diffusers.training.objectives import OBJECTIVES
 from disback_diffusers.training.parallel import Replicated
 from disback_diffusers.training.prepare import make_accelerator
 from disback_diffusers.training.run_folder import RunFolder
@@ -71,7 +72,8 @@ class Context:
         """The run, which hands its stages to this trainer."""
         folder = RunFolder(self.args.run.output_dir)
         shared = self.args, self.sources, self.parallel, folder, self.networks, self.batches
-        return Distillation(*shared, validator=None, trainer=trainer)
+        objective = OBJECTIVES[self.args.objective.objective]
+        return Distillation(*shared, validator=None, trainer=trainer, objective=objective)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from disback_diffusers.errors import UsageError
 from disback_diffusers.models.families.sdxl import StableDiffusionXL
 from disback_diffusers.training.command_line import parse_args
 from disback_diffusers.training.path import DegradationPath
-from disback_diffusers.training.sources import _check_classes, open_sources
+from disback_diffusers.training.reused_path import _check_classes
+from disback_diffusers.training.sources import open_sources
 from disback_diffusers.training.students import FullStudent, LcmLoraStudent, LoraStudent
 
 

@@ -47,7 +47,7 @@ class Family:
     class_names: list[str] | None = None
     can_be_empty = True  # whether the network knows the empty condition, which guidance needs
     served = False  # whether `DisBackPipeline` loads its students
-    supports: frozenset[str] = frozenset()  # settings that not every family has: "student_unet", "lcm_lora"
+    supports: frozenset[str] = frozenset()  # settings that not every family has, such as "student_unet"
     conditioning_timestep: float = 399  # the default t*
     guidance_scale = 2.0  # the default of the target
     # Suffixes of the layers that a LoRA adapts, by the name that users give; those a network lacks are left out.

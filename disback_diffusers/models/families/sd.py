@@ -42,7 +42,7 @@ class StableDiffusion(Family):
     network_class = UNet2DConditionModel
     uses_prompts = True
     served = True
-    supports = frozenset({"student_unet", "lcm_lora"})
+    supports = frozenset({"student_unet", "lcm_lora", "student_steps"})
     lora_targets = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
     text_encoders = {"text_encoder": CLIPTextModel}
     addition_embed_type = None  # of the UNet: what it is conditioned on beside the prompt
