@@ -133,8 +133,9 @@ def _captions(images, column, where):
 
 
 def _identity(images, captions):
-    """From the number of images, all captions, and some of the images, which finds most that are no images too."""
-    digest = hashlib.sha256(json.dumps([len(images), captions]).encode())
+    """From all captions, the sizes of all files, and some of the images, which finds most that are no images too."""
+    sizes = [file.stat().st_size for file in images.files] if isinstance(images, Files) else []
+    digest = hashlib.sha256(json.dumps([len(images), sizes, captions]).encode())
     for i in sorted({round(i * (len(images) - 1) / LOOKED_AT) for i in range(LOOKED_AT + 1)}):
         digest.update(images[i].convert("RGB").tobytes())
     return digest.hexdigest()[:16]

@@ -95,8 +95,8 @@ def even_timesteps(first: int, steps: int) -> list[int]:
     Raises:
         ValueError: there are not so many.
     """
-    if steps > first:
-        raise ValueError(f"there are no {steps} timesteps from {first} down to 1")
+    if first + 1 < 2 * steps:
+        raise ValueError(f"there are no {steps} timesteps from {first} down to 1, spaced evenly")
     return [(first + 1) * (steps - i) // steps - 1 for i in range(steps)]
 
 

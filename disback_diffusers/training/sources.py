@@ -210,10 +210,11 @@ def _set_start(family, student):
     with about(f"--{wanted}"):
         family.check_timestep(student.conditioning_time)
     if student.student_steps > 1 and student.timesteps is None:
-        first, steps = student.conditioning_timestep, student.student_steps
-        if steps > first:
-            raise UsageError(f"--student_steps {steps}: there are not so many timesteps up to {first}.")
-        student.timesteps = ",".join(map(str, even_timesteps(first, steps)))
+        try:
+            timesteps = even_timesteps(student.conditioning_timestep, student.student_steps)
+        except ValueError as error:
+            raise UsageError(f"--student_steps {student.student_steps}: {error}.") from None
+        student.timesteps = ",".join(map(str, timesteps))
 
 
 def _set_guidance(family, settings):

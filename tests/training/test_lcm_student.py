@@ -6,7 +6,7 @@ from stepping import backtracking
 from tiny_students import lora_student, noise, save_peft
 
 from disback_diffusers.errors import UsageError
-from disback_diffusers.models.samplers import FewStep, OneStep
+from disback_diffusers.models.samplers import ConsistencySteps, OneStep
 from disback_diffusers.training.path import Node
 
 
@@ -70,7 +70,7 @@ def test_a_share_of_its_samples_is_from_later_steps(make_context, lcm_lora):
     context = make_context(**settings, cache_text_embeddings="memory")
     stage, student, batches = backtracking(context), context.student, context.batches
     sampler, x0 = student.sampler, student.denoiser.x0
-    assert sampler == FewStep(999, (879, 759, 639, 499, 379, 259, 139), 0.25)
+    assert sampler == ConsistencySteps(999, (879, 759, 639, 499, 379, 259, 139), 0.25)
     batch = batches.make(stage.name, 1)
     rows, noise, t = sampler.later_rows(batch)
     assert 0 < len(rows) < 16 and len(noise) == len(t) == len(rows) and set(t.tolist()) <= set(sampler.later)
