@@ -31,7 +31,8 @@ ALLOWED = {
 }
 # Modules that see the arguments as a whole: reading them, checking, opening, building, and putting a run together.
 WHOLE_ARGUMENTS = {"arguments", "command_line", "script", "sources", "prepare", "build", "plan", "distill", "finish",
-                   "run_folder", "reused_path"}  # fmt: skip
+                   "run_folder", "reused_path",
+                   "teacher_settings"}  # fmt: skip
 
 
 def sources():

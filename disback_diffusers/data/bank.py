@@ -28,6 +28,7 @@ class PromptBank:
             `encoder_id`.
         encoder_id (`str`): identifies the text encoders in the name of that file.
         show_progress (`bool`): show a progress bar.
+        unconditional (`str`, *optional*): the prompt that stands for none.
 
     Raises:
         RunError: the file of "disk" is damaged or cannot be written.
@@ -41,9 +42,10 @@ class PromptBank:
         folder: str | os.PathLike | None = None,
         encoder_id: str = "",
         show_progress: bool = True,
+        unconditional: str = "",
     ):
         self.prompts, self.encode, self.show_progress = prompts, encode, show_progress
-        self.empty = encode([""])
+        self.empty = encode([unconditional])
         self.cached = None
         if cache == "memory":
             self.cached = self._encode_all()

@@ -35,6 +35,21 @@ class RealBatch:
 
 
 @dataclass
+class PairBatch:
+    """Pairs of noise and the teacher's sample of it, as many as the samples of a micro-batch.
+
+    Attributes:
+        z (`torch.Tensor` of shape `(n, ...)`): standard normal.
+        conditions (`Conditions`): of the teacher's prompts.
+        x0 (`torch.Tensor` of shape `(n, ...)`): the teacher's samples.
+    """
+
+    z: torch.Tensor
+    conditions: Conditions
+    x0: torch.Tensor
+
+
+@dataclass
 class Batch:
     """One micro-batch of n samples.
 
@@ -50,6 +65,7 @@ class Batch:
         samples (`torch.Tensor` of shape `(n, ...)`): of the student, detached, once they are generated.
         student_t (`torch.Tensor` of shape `(n,)`): where the student was evaluated for them, likewise.
         real (*optional*): real samples, other ones for each number of an update of the fake score, from 0.
+        pair (*optional*): draws pairs of noise and the teacher's sample.
         seen_conditions (`Conditions`, *optional*): under which a discriminator sees the student's samples: as it sees
             the real ones.
     """
@@ -65,6 +81,7 @@ class Batch:
     samples: torch.Tensor | None = None
     student_t: torch.Tensor | None = None
     real: Callable[[int], RealBatch] | None = None
+    pair: Callable[[], PairBatch] | None = None
     seen_conditions: Conditions | None = None
 
     def random(self, *names) -> torch.Generator:

@@ -27,6 +27,10 @@ class OneStep:
         return 1
 
     def sample(self, denoiser: Denoiser, z: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`."""
+        return self.first_step(denoiser, z, conditions)
+
+    def first_step(self, denoiser: Denoiser, z: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`, in one step."""
         t = torch.full((len(z),), self.timestep, device=z.device)
         return denoiser.x0(denoiser.schedule.pure_noise(z, t), t, conditions)
@@ -63,7 +67,7 @@ class FewStep(OneStep):
 
     def sample(self, denoiser: Denoiser, z: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """As in `OneStep`, in all steps. The noise between them is determined by z."""
-        x0, rows = super().sample(denoiser, z, conditions), z.cpu().numpy()
+        x0, rows = self.first_step(denoiser, z, conditions), z.cpu().numpy()
         for number, timestep in enumerate(self.later, 1):
             noise = [torch.randn(z.shape[1:], generator=generator("step", number, row.tobytes())) for row in rows]
             t = torch.full((len(z),), timestep, device=z.device)

@@ -34,6 +34,10 @@ class Student:
         """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`, in all steps of the sampler."""
         return self.sampler.sample(self.denoiser, z, conditions)
 
+    def first_step(self, z: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """x0 `(n, ...)`, float32, of standard normal z `(n, ...)`, after the first step of the sampler."""
+        return self.sampler.first_step(self.denoiser, z, conditions)
+
     def training_samples(self, batch: Batch) -> torch.Tensor:
         """x0 `(n, ...)`, float32, of a `Batch`, with gradients."""
         return self.sampler.training_samples(self.denoiser, batch)

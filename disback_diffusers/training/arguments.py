@@ -9,10 +9,10 @@ from typing import Any, get_type_hints
 
 from ..errors import UsageError, counted
 from ..models.embedded import EMBEDDED
+from .combinations import check_combinations
 from .flags import NOTHING
 from .run_settings import RunArguments, SystemArguments
 from .settings import (
-    GAN,
     DataArguments,
     ObjectiveArguments,
     OptimizationArguments,
@@ -152,26 +152,14 @@ class DistillationArguments:
             needed = f.metadata["needs"]
             if needed and not self[needed] and self[f.name] != defaults[f.name]:
                 raise UsageError(f"--{f.name} has no effect without --{needed}: add that, or leave it out.")
+            users, objective = f.metadata["objectives"], self.objective.objective
+            if users and objective not in users and self[f.name] != defaults[f.name]:
+                known = " and ".join(users)
+                raise UsageError(f"--{f.name} is for --objective {known}, not for {objective}: leave it out.")
         if not self.teacher.pretrained_teacher_model:
             raise UsageError("--pretrained_teacher_model is required.")
-        self._validate_objective()
         self._validate_path()
-        self._validate_optimizers()
-        self._validate_rest()
-
-    def _validate_objective(self):
-        objective, defaults = self.objective.objective, self.defaults()
-        for name, f in _all_fields().items():
-            users = f.metadata["objectives"]
-            if users and objective not in users and self[name] != defaults[name]:
-                known = " and ".join(users)
-                raise UsageError(
-                    f"--{name} has no effect with --objective {objective}, but with {known}: leave it out."
-                )
-        if objective in GAN and not self.data.real_images:
-            raise UsageError(f"--objective {objective} needs --real_images, which its discriminator compares with.")
-        if objective in GAN and self.system.compile:
-            raise UsageError(f"--compile does not work with --objective {objective}: leave it out.")
+        check_combinations(self)
 
     def _validate_path(self):
         path, init = self.path, self.objective.fake_score_init
@@ -234,35 +222,6 @@ class DistillationArguments:
                 f"(--steps_per_node {self.path.steps_per_node}). Take more steps, or smaller numbers."
             )
         return given
-
-    def _validate_optimizers(self):
-        settings, defaults = self.optimization, self.defaults()
-        kinds = {settings.optimizer, settings.fake_optimizer}
-        if settings.use_8bit_adam and kinds != {"adamw"}:
-            raise UsageError("--use_8bit_adam needs --optimizer adamw for both: take that, or leave it out.")
-        for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
-            if kinds == {"sgd"} and self[name] != defaults[name]:
-                raise UsageError(f"--{name} has no effect with --optimizer sgd for both: leave it out.")
-        schedules = {settings.lr_scheduler, settings.fake_score_lr_scheduler or "constant"}
-        if settings.lr_warmup_steps and schedules == {"constant"}:
-            raise UsageError("--lr_warmup_steps has no effect with --lr_scheduler constant: use constant_with_warmup.")
-
-    def _validate_rest(self):
-        student, run = self.student, self.run
-        if student.lcm_lora and student.student == "full":
-            raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
-        if student.student_unet and student.student != "full":
-            raise UsageError("--student_unet needs --student full: a LoRA student runs on the teacher's own UNet.")
-        if student.ema_half_life and student.ema_decay != StudentArguments.ema_decay:
-            raise UsageError("--ema_half_life is given instead of --ema_decay: leave one of them out.")
-        if run.log_fd_every and not run.fd_reference:
-            raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
-        if student.proportion_later_steps and (not student.lcm_lora or student.student_steps > 1):
-            raise UsageError("--proportion_later_steps is for an --lcm_lora of --student_steps 1: leave it out.")
-        if not run.output_dir:
-            raise UsageError("--output_dir must be the name of a folder.")
-        if run.hub_token and "wandb" in run.report_to:
-            raise UsageError("--hub_token would be logged by --report_to wandb: use `hf auth login` instead.")
 
 
 def _parts(text: int | str) -> list[str]:

@@ -6,17 +6,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..errors import UsageError
-from ..files import atomic_write
 from .batches import BatchSource
 from .networks import Networks
 from .objectives import DistributionMatching, Objective
 from .parallel import Replicated
 from .path import DegradationPath
 from .settings import OptimizationArguments
-from .stage import Stage
+from .stage import Stage, save_tensors
 from .switching import NodeWalk, described
 
 
@@ -29,11 +28,13 @@ class DistributionBacktracking(Stage):
         walk (`NodeWalk`): the targets, in their order.
         path (`DegradationPath`, *optional*): where targets other than the teacher come from.
         fake_score_updates (`int`, *optional*, defaults to 1): of the fake score for one of the student.
-        first_step (`int`, *optional*): updates of stage 1.
+        first_step (`int`, *optional*): updates of earlier stages.
+        fake_score_warmup (`int`, *optional*): updates at the start in which the fake score alone is trained.
     """
 
     name = "backtracking"
     trains_student = True
+    carries_student = True
 
     def __init__(
         self,
@@ -46,10 +47,11 @@ class DistributionBacktracking(Stage):
         path: DegradationPath | None = None,
         fake_score_updates: int = 1,
         first_step: int = 0,
+        fake_score_warmup: int = 0,
     ):
         super().__init__(networks, batches, parallel, optimization, optimization.max_train_steps)
         self.objective, self.walk, self.path, self.fake_score_updates = objective, walk, path, fake_score_updates
-        self.first_step = first_step
+        self.first_step, self.fake_score_warmup = first_step, fake_score_warmup
         self.remedy = f", with --degradation_path {path.folder}" if path else ""
         self._add_optimizers()
 
@@ -59,7 +61,7 @@ class DistributionBacktracking(Stage):
             "student",
             self.student.parameters(),
             settings.learning_rate,
-            schedule_steps=steps,
+            schedule_steps=steps - self.fake_score_warmup,
             kind=settings.optimizer,
         )
         of_objective = [p for module in self.objective.modules.values() for p in module.parameters()]
@@ -91,6 +93,8 @@ class DistributionBacktracking(Stage):
 
     def train_step(self, step: int) -> dict[str, torch.Tensor]:
         """As in `Stage`."""
+        if step <= self.fake_score_warmup:
+            return self._warmup_step(step)
         batches, shares = [], []
         for batch in self.micro_batches(step):
             shares.append(self._backward(self.objective.losses(batch), self.optimizers))
@@ -108,6 +112,15 @@ class DistributionBacktracking(Stage):
             metrics["grad_norm_fake"] = torch.maximum(metrics["grad_norm_fake"], norm)
         self.student.update_ema()
         return metrics
+
+    def _warmup_step(self, step):
+        """One update of the fake score, on samples of the student as it is."""
+        shares = []
+        for batch in self.micro_batches(step):
+            with torch.no_grad():
+                batch.samples = self.student.training_samples(batch)
+            shares.append(self._backward(self.objective.fake_score_losses(batch, 0), ["fake"]))
+        return {**total(shares), "grad_norm_fake": self.optimizers["fake"].step()}
 
     def _backward(self, losses, roles):
         """Gradients of one micro-batch. Returns its share of the metrics.
@@ -139,7 +152,7 @@ class DistributionBacktracking(Stage):
 
     def after_step(self, step: int) -> None:
         """As in `Stage`."""
-        if self.walk.advance():
+        if step > self.fake_score_warmup and self.walk.advance():
             self._set_target()
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -147,26 +160,15 @@ class DistributionBacktracking(Stage):
     def save(self, folder: Path) -> None:
         """As in `Stage`."""
         self.networks.roles.save(self.networks.fake.role, folder / "fake.safetensors")
-        weights = {"student": self.student.denoiser.state_dict()}
-        weights["ema"] = {str(i): value for i, value in enumerate(self.student.ema.shadow_params)}
-        weights |= {name: module.state_dict() for name, module in self.objective.modules.items()}
-        for name, tensors in weights.items():
-            tensors = {key: value.contiguous() for key, value in tensors.items()}
-            atomic_write(
-                folder / f"{name}.safetensors", lambda temporary, tensors=tensors: save_file(tensors, temporary)
-            )
+        for name, module in self.objective.modules.items():
+            save_tensors(folder / f"{name}.safetensors", module.state_dict())
         super().save(folder)
 
     def load(self, folder: Path) -> None:
         """As in `Stage`."""
         self.networks.roles.load(self.networks.fake.role, folder / "fake.safetensors")
-        file = folder / "student.safetensors"
-        self.student.denoiser.load_state_dict(load_file(file), source=str(file))
         for name, module in self.objective.modules.items():
             module.load_state_dict(load_file(folder / f"{name}.safetensors"))
-        shadow = load_file(folder / "ema.safetensors")
-        for i, value in enumerate(self.student.ema.shadow_params):
-            value.copy_(shadow[str(i)])
         super().load(folder)
         self._set_target()
 
@@ -188,11 +190,9 @@ class DistributionBacktracking(Stage):
 
     def state(self) -> dict:
         """As in `Stage`."""
-        ema_step = self.student.ema.optimization_step
         return {
             "node": self.node,
             "switch": {"node_step": self.walk.node_step, "steps_per_node": self.walk.steps_per_node},
-            "ema_step": ema_step,
         }
 
     def load_state(self, state: dict) -> None:
@@ -200,9 +200,6 @@ class DistributionBacktracking(Stage):
         self.walk.position = self.walk.numbers.index(state["node"])
         self.walk.node_step = state["switch"]["node_step"]
         self.walk.steps_per_node = state["switch"].get("steps_per_node", self.walk.steps_per_node)
-        self.student.ema.optimization_step = state["ema_step"]
-        if type(state["ema_step"]) is not int:
-            raise ValueError(f"its ema_step is {state['ema_step']!r}")
         on_the_path = sum(self.walk.updates)
         if on_the_path and on_the_path >= self.total_steps:
             raise UsageError(

@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """What each step trains on, from (seed, stage, step, process) alone, so that a resumed run sees the same."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 from ..data.bank import PromptBank
 from ..data.real_images import Samples
 from ..diffusion.times import LogUniformTimes, UniformTimes
-from ..models.batch import Batch, RealBatch, generator
+from ..models.batch import Batch, PairBatch, RealBatch, generator
 from ..models.conditions import Conditions, to_device
 from ..models.sizes import Bucket
 from .parallel import Replicated
@@ -52,6 +53,7 @@ class BatchSource:
         parallel: Replicated,
     ):
         self.bank, self.buckets, self.times, self.seed = bank, buckets, times, seed
+        self.unconditional = settings.negative_prompt or ""
         self.batch_size, self.micro_batches = settings.train_batch_size, settings.gradient_accumulation_steps
         self.proportion_empty, self.parallel, self.device = (
             settings.proportion_empty_prompts,
@@ -61,6 +63,7 @@ class BatchSource:
         self._epoch, self._order = None, None
         self.shown: Conditions | None = None  # of the validation prompts
         self.real: RealData | None = None
+        self.draw_pairs: Callable[[Batch, Bucket], PairBatch] | None = None
 
     def show(self, prompts: list[str]) -> None:
         """Encode the validation prompts, while the text encoder is there."""
@@ -84,6 +87,8 @@ class BatchSource:
         t = self.times.sample(n, random)
         z, noise, t, emptied = (to_device(value, self.device) for value in (z, noise, t, emptied))
         batch = Batch(z, conditions, conditions.where(emptied, empty), empty, noise, t, self.times, key)
+        if self.draw_pairs:
+            batch.pair = partial(self.draw_pairs, batch, bucket)
         if self.real:
             batch.seen_conditions = batch.score_conditions if self.real.bank else empty
             batch.real = partial(self._real, batch, bucket)

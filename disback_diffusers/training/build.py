@@ -85,6 +85,7 @@ def _make_batches(settings: DataArguments, seed, sources, parallel, folder, enco
             folder=folder / "text_embeddings",
             encoder_id=encoder_id,
             show_progress=parallel.is_main,
+            unconditional=settings.negative_prompt or "",
         )
     buckets, times = family.buckets(settings.resolution), training_times(family.schedule, settings.noise_levels)
     batches = BatchSource(bank, buckets, times, settings, seed, parallel)

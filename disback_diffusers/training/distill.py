@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from .. import hub
 from ..artifact.layout import without_paths
-from ..errors import UsageError, about, counted, one_line
+from ..errors import about, counted
 from ..models.families.base import Family
 from .arguments import DistillationArguments
 from .backtracking import DistributionBacktracking
@@ -26,6 +26,7 @@ from .flags import PATH
 from .mismatch_probe import MismatchProbe
 from .networks import Networks
 from .objectives import OBJECTIVES, Objective
+from .pairs import TeacherPairs
 from .parallel import Replicated
 from .path import DegradationPath
 from .path_probe import PathProbe
@@ -34,10 +35,11 @@ from .prepare import prepare, repo_name
 from .run_folder import Checkpoint, RunFolder
 from .run_settings import RunArguments
 from .sources import Sources
-from .stage import Stage
+from .stage import resume
 from .switching import NodeWalk, count_stays, described
 from .trainer import Trainer
 from .validation import Validator
+from .warmup import RegressionWarmup
 
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def distill(
     families: Iterable[type[Family]] | None = None,
     objective: type[Objective] | None = None,
 ) -> Path:
-    """Distill a teacher into a one-step student: stage 1, stage 2, and the artifact in `output_dir`.
+    """Distill a teacher into a student of one or few steps: stage 1, stage 2, and the artifact in `output_dir`.
 
     Args:
         args (`DistillationArguments`).
@@ -64,11 +66,11 @@ def distill(
         UsageError: a setting, a file or an environment that cannot work.
         RunError: the run cannot go on; what it has saved stays.
     """
+    args = deepcopy(args)  # some settings are completed by what the teacher and accelerate say
+    args.validate()  # they may have been changed since they were made
     objective = OBJECTIVES[args.objective.objective] if objective is None else objective
     if not (isinstance(objective, type) and issubclass(objective, Objective)):
         raise TypeError(f"objective must be a subclass of Objective, not {objective!r}.")
-    args = deepcopy(args)  # some settings are completed by what the teacher and accelerate say
-    args.validate()  # they may have been changed since they were made
     with hub.use_token(args.run.hub_token):
         sources, accelerator, folder = prepare(args, families)
         if args.run.dry_run:
@@ -142,6 +144,7 @@ class Distillation:
         checkpoint = self.folder.find(self.args.run.resume_from_checkpoint)
         if self.parallel.is_main:
             self.folder.clean()
+        self.warm_up(checkpoint)
         path = self.stage_1(checkpoint)
         walk = self.walk(path)
         self.stage_2(path, walk, checkpoint)
@@ -157,7 +160,28 @@ class Distillation:
                 hub.push_folder(self.folder.folder, repo_id, run.hub_token, with_path=run.push_degradation_path)
 
     # -----------------------------------------------------------------------------------------------------------------
-    # Stage 1
+    # Pairs of the teacher, and stage 1
+
+    def warm_up(self, checkpoint: Checkpoint | None) -> None:
+        """Generate the teacher's pairs and train the student on them, where the settings say so."""
+        updates, settings = self.args.objective.warmup_pairs, self.args.objective
+        if updates or self.objective.needs_pairs:
+            folder = Path(settings.teacher_pairs_folder or self.folder.folder / "pairs")
+            shared = self.networks, self.batches, self.parallel
+            counts = settings.teacher_pairs, settings.teacher_pairs_steps
+            pairs = TeacherPairs(folder, *shared, *counts, settings.guidance_scale)
+            with about("--teacher_pairs_folder:") if settings.teacher_pairs_folder else nullcontext():
+                pairs.generate()
+            self.batches.draw_pairs = pairs.draw
+        if not updates or (checkpoint and not checkpoint.is_of(RegressionWarmup.name)):
+            return
+        stage = RegressionWarmup(
+            self.networks, self.batches, self.parallel, self.args.optimization, total_steps=updates
+        )
+        logger.info(f"Warm-up: {updates:,} updates on pairs of the teacher.")
+        if checkpoint:
+            resume(stage, checkpoint)
+        self._run(stage, checkpoint)
 
     def stage_1(self, checkpoint: Checkpoint | None) -> DegradationPath | None:
         """The degradation path, recorded, resumed or reused, or None. Puts the fake score at its start."""
@@ -174,6 +198,8 @@ class Distillation:
 
     def _record(self, checkpoint):
         where, roles = self.folder.folder / "degradation", self.networks.roles
+        if checkpoint and checkpoint.is_of(RegressionWarmup.name):
+            checkpoint = None
         if checkpoint:
             with about("--resume_from_checkpoint:"):
                 path = DegradationPath.load(where, base=roles)
@@ -186,6 +212,8 @@ class Distillation:
         stage = DegradationRecording(
             self.networks, self.batches, self.parallel, self.args.optimization, self.args.path, path, nodes
         )
+        stage.first_step = self.args.objective.warmup_pairs
+        stage.carries_student = stage.first_step > 0
         if checkpoint:
             resume(stage, checkpoint)
         self._run(stage, checkpoint)
@@ -226,7 +254,8 @@ class Distillation:
 
     def stage_2(self, path: DegradationPath | None, walk: NodeWalk, checkpoint: Checkpoint | None) -> None:
         """Train the student."""
-        objective = self.objective(self.networks.student, self.networks.fake, self.args.objective)
+        settings = self.args.objective
+        objective = self.objective(self.networks.student, self.networks.fake, settings)
         stage = DistributionBacktracking(
             self.networks,
             self.batches,
@@ -235,8 +264,9 @@ class Distillation:
             objective,
             walk,
             path if not self.args.path.no_backtracking else None,
-            self.args.objective.fake_score_updates_per_step,
-            first_step=0 if path is None or self.sources.path else path.nodes[-1].step,
+            settings.fake_score_updates_per_step,
+            first_step=settings.warmup_pairs + (0 if path is None or self.sources.path else path.nodes[-1].step),
+            fake_score_warmup=settings.fake_score_warmup_steps,
         )
         if checkpoint and checkpoint.is_of_last_stage:
             resume(stage, checkpoint)
@@ -267,21 +297,3 @@ def make_probes(
         compared = sources.reference, sources.extractor
         probes.append(DistanceProbe(*shared, *compared, run.log_fd_every, run.fd_images))
     return probes
-
-
-def resume(stage: Stage, checkpoint: Checkpoint) -> None:
-    """Let a stage go on from a checkpoint.
-
-    Raises:
-        UsageError: the checkpoint is damaged or of other data.
-    """
-    try:
-        stage.load(checkpoint.folder)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever torch, safetensors and json say to a damaged file
-        reason = one_line(error)
-        raise UsageError(
-            f"{checkpoint.folder} is damaged ({reason}): delete it to go on from the one before."
-        ) from None
-    logger.info(f"Resumed from {checkpoint.folder}.")

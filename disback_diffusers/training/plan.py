@@ -126,6 +126,12 @@ class Plan:
         rows = [(self._topic(), f"{len(self.sources.prompts):,}; {counted(samples, 'sample')} an update")]
         if self.sources.prompts == [""]:
             rows = [("batch", f"{counted(samples, 'sample')} an update, unconditional")]
+        if settings.warmup_pairs or self.objective.needs_pairs:
+            rows.append(
+                ("pairs", f"{settings.teacher_pairs:,} of the teacher, in {settings.teacher_pairs_steps} steps")
+            )
+        if settings.warmup_pairs:
+            rows.append(("warm-up", f"{settings.warmup_pairs:,} updates of the student by regression on pairs"))
         if nodes:
             length = f"reused from {path.folder}" if path else f"{args.path.degradation_steps} updates"
             rows.append(

@@ -22,8 +22,8 @@ def open_path(args: DistillationArguments) -> DegradationPath:
     if not path.complete:
         raise UsageError(f"--degradation_path {folder} was not recorded to its end: resume that run first.")
     _check_classes(folder, path.settings.get("class_labels"), args.data.class_labels)
-    for setting in ("conditioning_timestep", "conditioning_sigma", "timesteps"):
-        if (there := path.settings.get(setting)) != args[setting]:
+    for setting in ("conditioning_timestep", "conditioning_sigma", "timesteps", "negative_prompt", "warmup_pairs"):
+        if (there := path.settings.get(setting) or None) != (args[setting] or None):
             raise UsageError(
                 f"--degradation_path {folder} was recorded for --{setting} {there}, and this run has {args[setting]}: "
                 f"set {there}, or record a path."

@@ -23,8 +23,8 @@ from .flags import NOTHING
 logger = logging.getLogger(__name__)
 ARGUMENTS = "arguments.yaml"
 LOCK = ".lock"
-STAGES = ("degradation", "backtracking")
-CHECKPOINT = re.compile(r"checkpoint-(degradation-)?(\d+)")
+STAGES = ("warmup", "degradation", "backtracking")  # the last one without its name in that of a checkpoint
+CHECKPOINT = re.compile(rf"checkpoint-(?:({'|'.join(STAGES[:-1])})-)?(\d+)")
 # What a run writes beside checkpoints; a folder that holds any of these without ARGUMENTS belongs to something else.
 OUTPUTS = (
     LOG,
@@ -81,6 +81,10 @@ class Checkpoint:
     def is_of_last_stage(self) -> bool:
         """Whether it is of stage 2."""
         return self.stage == len(STAGES) - 1
+
+    def is_of(self, stage: str) -> bool:
+        """Whether it is of the stage of this name."""
+        return STAGES[self.stage] == stage
 
 
 class RunFolder:
@@ -171,12 +175,12 @@ class RunFolder:
     # Checkpoints
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Complete checkpoints, from the first of stage 1 to the last of stage 2."""
+        """Complete checkpoints, from the first of the first stage to the last of stage 2."""
         found = []
         for folder in self.folder.glob("checkpoint-*") if self.folder.is_dir() else ():
             match = CHECKPOINT.fullmatch(folder.name)
             if match and (folder / "state.json").is_file():
-                found.append(Checkpoint(0 if match[1] else 1, int(match[2]), folder))
+                found.append(Checkpoint(STAGES.index(match[1] or STAGES[-1]), int(match[2]), folder))
         return sorted(found)
 
     def find(self, resume: str | None) -> Checkpoint | None:
@@ -208,7 +212,7 @@ class RunFolder:
         Args:
             write: is given an empty folder; must end with a state.json in it.
         """
-        name = f"checkpoint-{'degradation-' if stage == STAGES[0] else ''}{step}"
+        name = f"checkpoint-{'' if stage == STAGES[-1] else f'{stage}-'}{step}"
         temporary = self.folder / f".{name}-{os.getpid()}"
         try:
             temporary.mkdir()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 GAN = ("gan", "fdiv")  # objectives with a discriminator
+MATCHING = ("dmd", *GAN, "dmd_regression")  # those with Eq. 8
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 
 
@@ -70,6 +71,11 @@ class DataArguments:
         "their latents that an earlier run wrote.",
         local=True,
         objectives=GAN,
+    )
+    negative_prompt: str | None = flag(
+        None,
+        "The prompt that guidance leads away from, for the target and the fake score, instead of an empty one.",
+        shapes=PATH,
     )
     noise_levels: Literal["karras", "log-normal", "log-uniform"] = flag(
         "karras", "Distribution of the training noise levels, for EDM teachers.", shapes=PATH
@@ -180,10 +186,10 @@ class PathArguments:
 class ObjectiveArguments:
     """The losses of stage 2."""
 
-    objective: Literal["dmd", "sid", "gan", "fdiv"] = flag(
+    objective: Literal["dmd", "sid", "gan", "fdiv", "dmd_regression"] = flag(
         "dmd",
         "What the student minimises: dmd (Eq. 8), sid (score identity), gan (dmd and a discriminator of real images), "
-        "fdiv (gan for another divergence than the reverse KL).",
+        "fdiv (gan for another divergence than the reverse KL), dmd_regression (dmd and pairs of the teacher).",
     )
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
         None,
@@ -192,7 +198,7 @@ class ObjectiveArguments:
     )
     fake_score_updates_per_step: int = flag(1, "Updates of the fake score per student update.", above=0)
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag(
-        "dmd", "Weight of Eq. 8 over noise levels.", objectives=("dmd", "gan", "fdiv")
+        "dmd", "Weight of Eq. 8 over noise levels.", objectives=MATCHING
     )
     dmd_normalizer_floor: float = flag(
         1e-6, "The least that the weight dmd, mean|x0 - target's x0| of a sample, is divided by.", above=0
@@ -210,7 +216,26 @@ class ObjectiveArguments:
         "cap",
         "cap: guide the target at the timestep of the gradient. decoupled: at a timestep of its own, up to the "
         "student's, with one more forward.",
-        objectives=("dmd", "gan", "fdiv"),
+        objectives=MATCHING,
+    )
+    warmup_pairs: int = flag(
+        0,
+        "Updates of the student before everything else, by regression on pairs of noise and the teacher's sample.",
+        shapes=PATH,
+        at_least=0,
+    )
+    teacher_pairs: int = flag(
+        1000, "How many such pairs are generated, for --warmup_pairs and dmd_regression.", shapes=PATH, above=0
+    )
+    teacher_pairs_steps: int = flag(25, "Steps in which the teacher generates them.", shapes=PATH, above=0)
+    teacher_pairs_folder: str | None = flag(
+        None, "Where they are; by default in the output folder. Runs may share them.", shapes=NOTHING, local=True
+    )
+    regression_weight: float = flag(
+        0.25, "Weight of the regression in dmd_regression.", above=0, objectives=("dmd_regression",)
+    )
+    fake_score_warmup_steps: int = flag(
+        0, "Updates at the start of stage 2 in which the fake score alone is trained.", at_least=0
     )
     sid_alpha: float = flag(1.0, "SiD's alpha; 1 to 1.2 in the paper.", at_least=0, objectives=("sid",))
     gan_weight: float = flag(5e-3, "Weight of the student's GAN loss.", above=0, objectives=GAN)

@@ -3,20 +3,26 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from ..files import atomic_write
 from ..models.batch import Batch
 from .batches import BatchSource
 from .networks import Networks
 from .optimizers import RoleOptimizer
 from .parallel import Replicated
+from .run_folder import Checkpoint
 from .settings import OptimizationArguments
+
+
+logger = logging.getLogger(__name__)
 
 
 class Stage:
@@ -35,11 +41,13 @@ class Stage:
         name (`str`): in logs and the names of checkpoints.
         trains_student (`bool`): whether samples are generated and measured on the way.
         first_step (`int`): updates of earlier stages, which trackers count too.
+        carries_student (`bool`): whether its checkpoints hold the student.
         remedy (`str`): what to reuse when the run has to be started again.
     """
 
     name = ""
     trains_student = False
+    carries_student = False
     first_step = 0
     remedy = ""
 
@@ -108,7 +116,10 @@ class Stage:
         for role, optimizer in self.optimizers.items():
             state = optimizer.state_dict()
             atomic_write(folder / f"optimizer_{role}.pt", lambda temporary, state=state: torch.save(state, temporary))
-        text = json.dumps({"stage": self.name, "step": self.step, **self._origin, **self.state()})
+        if self.carries_student:
+            self._save_student(folder)
+        of_student = {"ema_step": self.student.ema.optimization_step} if self.carries_student else {}
+        text = json.dumps({"stage": self.name, "step": self.step, **self._origin, **of_student, **self.state()})
         atomic_write(folder / "state.json", lambda temporary: temporary.write_text(text))
 
     def load(self, folder: Path) -> None:
@@ -127,7 +138,24 @@ class Stage:
         if type(state["step"]) is not int:
             raise ValueError(f"its step is {state['step']!r}")
         self.step = state["step"]
+        if self.carries_student:
+            self._load_student(folder, state["ema_step"])
         self.load_state(state)
+
+    def _save_student(self, folder):
+        ema = {str(i): value for i, value in enumerate(self.student.ema.shadow_params)}
+        for name, tensors in (("student", self.student.denoiser.state_dict()), ("ema", ema)):
+            save_tensors(folder / f"{name}.safetensors", tensors)
+
+    def _load_student(self, folder, ema_step):
+        file = folder / "student.safetensors"
+        self.student.denoiser.load_state_dict(load_file(file), source=str(file))
+        shadow = load_file(folder / "ema.safetensors")
+        for i, value in enumerate(self.student.ema.shadow_params):
+            value.copy_(shadow[str(i)])
+        self.student.ema.optimization_step = ema_step
+        if type(ema_step) is not int:
+            raise ValueError(f"its ema_step is {ema_step!r}")
 
     @cached_property
     def _origin(self):
@@ -149,3 +177,27 @@ class Stage:
             )
         if before["prompts"] != now["prompts"]:
             raise UsageError(f"{folder} was trained on other prompts than --prompt_dataset has now: restore that.")
+
+
+def save_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    atomic_write(file, lambda temporary: save_file(tensors, temporary))
+
+
+def resume(stage: Stage, checkpoint: Checkpoint) -> None:
+    """Let a stage go on from a checkpoint.
+
+    Raises:
+        UsageError: the checkpoint is damaged or of other data.
+    """
+    try:
+        stage.load(checkpoint.folder)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever torch, safetensors and json say to a damaged file
+        reason = one_line(error)
+        raise UsageError(
+            f"{checkpoint.folder} is damaged ({reason}): delete it to go on from the one before."
+        ) from None
+    logger.info(f"Resumed from {checkpoint.folder}.")

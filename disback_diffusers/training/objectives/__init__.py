@@ -4,10 +4,20 @@
 from .adversarial import Adversarial, FDivergence
 from .base import Losses, Objective
 from .matching import DistributionMatching
+from .regression import RegressedMatching
 from .score_identity import ScoreIdentity
 
 
-__all__ = ["OBJECTIVES", "Adversarial", "DistributionMatching", "FDivergence", "Losses", "Objective", "ScoreIdentity"]
+__all__ = [
+    "OBJECTIVES",
+    "Adversarial",
+    "DistributionMatching",
+    "FDivergence",
+    "Losses",
+    "Objective",
+    "RegressedMatching",
+    "ScoreIdentity",
+]
 
 # By their names on the command line.
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -15,4 +25,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sid": ScoreIdentity,
     "gan": Adversarial,
     "fdiv": FDivergence,
+    "dmd_regression": RegressedMatching,
 }

@@ -24,8 +24,6 @@ class Adversarial(DistributionMatching):
     Both are trained together: the discriminator's loss reaches the weights of the fake score too.
     """
 
-    needs_real = True
-
     def __init__(self, student: Student, fake: Denoiser, settings: ObjectiveArguments):
         super().__init__(student, fake, settings)
         self.discriminator = Discriminator(fake.family.bottleneck_channels).to(fake.device)

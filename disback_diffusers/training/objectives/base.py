@@ -31,10 +31,10 @@ class Objective:
         target (`Denoiser`): the score that the student follows: a node of the path or the teacher. The stage sets it.
         modules (`dict[str, torch.nn.Module]`): networks of its own, by name. They are trained with the fake score, by
             the losses of its role, and saved in checkpoints.
-        needs_real (`bool`): whether it compares with real samples, `Batch.real`.
+        needs_pairs (`bool`): whether it needs pairs of noise and the teacher's sample, `Batch.pair`.
     """
 
-    needs_real = False
+    needs_pairs = False
 
     def __init__(self, student: Student, fake: Denoiser, settings: ObjectiveArguments):
         self.student, self.fake, self.settings = student, fake, settings
@@ -68,7 +68,11 @@ class Objective:
         raise NotImplementedError
 
     def fake_score_losses(self, batch: Batch, repeat: int) -> Losses:
-        """The losses of update number `repeat` (from 1) of the fake score on the same samples, for "fake" alone.
+        """The losses of a further update of the fake score on the same samples, for "fake" alone.
+
+        Args:
+            batch (`Batch`): with its samples.
+            repeat (`int`): number of the update, from 1; 0 where it is the only one.
 
         Raises:
             ValueError: `losses` has not set the samples.
