@@ -121,7 +121,7 @@ class Plan:
         samples = args.data.train_batch_size * args.data.gradient_accumulation_steps * self.processes
         updates = args.objective.fake_score_updates_per_step
         settings = args.objective
-        forwards = self.objective.forwards(settings) + args.student.proportion_later_steps
+        forwards = self.objective.forwards(settings) + args.student.rollout_forwards
         forwards += (updates - 1) * self.objective.fake_score_forwards(settings)
         rows = [(self._topic(), f"{len(self.sources.prompts):,}; {counted(samples, 'sample')} an update")]
         if self.sources.prompts == [""]:

@@ -147,6 +147,11 @@ class StudentArguments:
         return [int(t) for t in self.timesteps.split(",")[1:]] if self.student_steps > 1 else []
 
     @property
+    def rollout_forwards(self) -> float:
+        """Evaluations of the student for each training sample, before the one that is trained."""
+        return (self.student_steps - 1) / 2 if self.student_steps > 1 else self.proportion_later_steps
+
+    @property
     def conditioning_time(self) -> float | None:
         """The conditioning timestep or the conditioning sigma, whichever is set."""
         return self.conditioning_sigma if self.conditioning_timestep is None else self.conditioning_timestep
