@@ -21,7 +21,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from disback_diffusers.files import user_path
-from disback_diffusers.models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles
+from disback_diffusers.models.lora_targets import ALL_TARGETS, ATTENTION_TARGETS
+from disback_diffusers.models.roles import Roles
 
 
 BAR_MS = 1.0  # for SDXL with all targets

@@ -4,7 +4,8 @@
 import torch
 from tiny_models import LATENT_SHAPE, TEXT_SIZE, build_sd_unet
 
-from disback_diffusers.models.roles import ALL_TARGETS, Roles
+from disback_diffusers.models.lora_targets import ALL_TARGETS
+from disback_diffusers.models.roles import Roles
 
 
 TARGETS = {"rank": 4, "alpha": 8, "targets": ALL_TARGETS}

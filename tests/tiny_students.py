@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from disback_diffusers.artifact.layout import write_config as write_student_config
 from disback_diffusers.artifact.save import save_lora, save_network
 from disback_diffusers.files import LORA_NAME
-from disback_diffusers.models.roles import ALL_TARGETS, Roles
+from disback_diffusers.models.lora_targets import ALL_TARGETS
+from disback_diffusers.models.roles import Roles
 from disback_diffusers.pipelines import DisBackPipeline
 
 

@@ -19,7 +19,7 @@ from ..errors import RunError, UsageError, one_line
 from ..files import CONFIG_NAME, LORA_NAME
 from ..hub_errors import reading
 from ..models.embedded import resolve
-from ..models.lcm_lora import refuse_dora
+from ..models.lora_file import refuse_dora
 from ..models.pipeline_files import INDEX_NAME, weights_hint
 from ..models.student_unet import UNET_INTERFACE
 from .layout import CARD_NAME, UNET_FOLDER, read_config

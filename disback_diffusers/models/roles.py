@@ -18,21 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import RunError, UsageError
 from .adapter_files import base_fingerprint, config_difference, read_adapter, tensor_difference, write_adapter
-
-
-ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-# Every attention, feed-forward and convolution layer inside the blocks: the 14 suffixes LCM-LoRA adapts.
-ALL_TARGETS = (
-    *ATTENTION_TARGETS,
-    *("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
-    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
-)
-
-
-def present_targets(network: torch.nn.Module, suffixes: Iterable[str]) -> list[str]:
-    """Those of the suffixes (such as "to_q") that name at least one layer of this network; PEFT wants no others."""
-    layers = [name for name, _ in network.named_modules()]
-    return [suffix for suffix in suffixes if any(f".{name}".endswith(f".{suffix}") for name in layers)]
+from .lora_targets import ATTENTION_TARGETS, present_targets
 
 
 class Roles:

@@ -13,6 +13,7 @@ from ..errors import UsageError, about
 from ..models.denoiser import Denoiser
 from ..models.embedded import resolve
 from ..models.families.base import Family
+from ..models.lora_targets import with_layers
 from ..models.roles import Roles
 from .arguments import DistillationArguments
 from .batches import BatchSource, RealData
@@ -128,10 +129,13 @@ def make_roles(
     """The adapters of a run: "target" and "fake" of one rank, so that a node's file fits both, and the student's."""
     roles = Roles(base)
     targets = family.find_lora_targets(base, settings.lora_target_modules)
+    with about("--init_lora"):
+        targets = with_layers(base, targets, student.start_layers)
     with about("--lora_target_modules:"):
         for number, name in enumerate(("target", "fake")):
             roles.add(name, settings.lora_rank, settings.lora_alpha, targets, seed=seed + number)
-    with about("--lcm_lora" if settings.lcm_lora else "--lora_target_modules:"):
+    start = next((name for name in ("lcm_lora", "init_lora") if getattr(settings, name)), "lora_target_modules:")
+    with about(f"--{start}"):
         student.add_role(roles, targets, seed=seed + 2)
     return roles
 

@@ -57,6 +57,11 @@ def _check_rest(args):
     student, run = args.student, args.run
     if student.lcm_lora and student.student == "full":
         raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
+    if student.init_lora and (student.lcm_lora or student.student_unet):
+        other = "lcm_lora" if student.lcm_lora else "student_unet"
+        raise UsageError(f"--init_lora and --{other} are both the student's start: leave one of them out.")
+    if student.init_fake_from_student and args.objective.fake_score_init not in ("node", "teacher"):
+        raise UsageError("--init_fake_from_student is a start of the fake score: leave --fake_score_init out.")
     if student.student_unet and student.student != "full":
         raise UsageError("--student_unet needs --student full: a LoRA student runs on the teacher's own UNet.")
     if student.ema_half_life and student.ema_decay != StudentArguments.ema_decay:

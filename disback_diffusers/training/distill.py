@@ -25,7 +25,7 @@ from .finish import save_artifact
 from .flags import PATH
 from .mismatch_probe import MismatchProbe
 from .networks import Networks
-from .objectives import OBJECTIVES, Objective
+from .objectives import OBJECTIVES, Objective, name_of
 from .pairs import TeacherPairs
 from .parallel import Replicated
 from .path import DegradationPath
@@ -194,6 +194,8 @@ class Distillation:
                 path.load_into(roles, len(path) - 1, role=self.networks.fake.role)
         elif init == "random":
             roles.randomize(self.networks.fake.role, seed=self.args.system.seed)
+        if self.args.student.init_fake_from_student:
+            self.sources.student.start_role(roles, self.networks.fake.role)
         return path
 
     def _record(self, checkpoint):
@@ -280,11 +282,6 @@ class Distillation:
             self.folder.rewind_log(checkpoint)
         self._log_is_rewound = True
         self.trainer.run(stage)
-
-
-def name_of(objective: type[Objective]) -> str:
-    """Its name on the command line, or that of the class."""
-    return next((name for name, known in OBJECTIVES.items() if known is objective), objective.__name__)
 
 
 def make_probes(

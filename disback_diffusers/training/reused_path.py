@@ -28,7 +28,7 @@ def open_path(args: DistillationArguments) -> DegradationPath:
                 f"--degradation_path {folder} was recorded for --{setting} {there}, and this run has {args[setting]}: "
                 f"set {there}, or record a path."
             )
-    for setting in ("lcm_lora", "student_unet"):
+    for setting in ("lcm_lora", "student_unet", "init_lora"):
         if bool(path.settings.get(setting)) != bool(args[setting]):
             raise UsageError(other_start(folder, setting))
     for setting in ("lora_rank", "lora_alpha", "lora_target_modules"):

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .flags import NOTHING, PATH, TEACHER, flag
+from .flags import NOTHING, PATH, RESULT, TEACHER, flag
 
 
 if TYPE_CHECKING:
@@ -104,6 +104,16 @@ class StudentArguments:
         "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style.",
         shapes=PATH,
         local=True,
+    )
+    init_lora: str | None = flag(
+        None,
+        "The student starts as this LoRA, such as a few-step one (file, folder, Hub id, or Hub id/file); of SD and "
+        "SDXL.",
+        shapes=PATH,
+        local=True,
+    )
+    init_fake_from_student: bool = flag(
+        False, "The fake score starts as --init_lora too.", shapes=RESULT, needs="init_lora"
     )
     lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).", shapes=PATH, above=0)
     lora_alpha: float | None = flag(

@@ -20,6 +20,7 @@ from ..models.families import open_teacher
 from ..models.families.base import Family
 from ..models.labels import format_labels, parse_labels
 from ..models.lcm_lora import LcmLora, later_timesteps
+from ..models.lora_start import LoraStart
 from ..models.student_unet import StudentUNet
 from .arguments import DistillationArguments
 from .path import DegradationPath
@@ -142,10 +143,14 @@ def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
                 "--proportion_later_steps 0 for a student of one step."
             )
         return LcmLoraStudent(settings, lcm_lora)
+    lora_start = None
+    if settings.init_lora:
+        with about("--init_lora"):
+            lora_start = LoraStart(settings.init_lora, family.network_config)
     if settings.student == "lora":
-        return LoraStudent(settings)
+        return LoraStudent(settings, lora_start)
     if not settings.student_unet:
-        return FullStudent(settings)
+        return FullStudent(settings, lora_start=lora_start)
     with about("--student_unet"):
         kind = family.schedule.prediction_type
         return FullStudent(settings, StudentUNet(settings.student_unet, family.network_config, variant, kind))

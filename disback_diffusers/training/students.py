@@ -4,6 +4,7 @@
 Each class makes a `Student` and writes it to the artifact in its own format.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ..models.adapter_files import base_fingerprint, fingerprint
 from ..models.denoiser import ConsistencyDenoiser, Denoiser
 from ..models.families.base import Family
 from ..models.lcm_lora import LcmLora, later_timesteps
+from ..models.lora_start import LoraStart
 from ..models.roles import Roles
 from ..models.samplers import ConsistencySteps, FewStep, OneStep
 from ..models.student import Student
@@ -21,6 +23,7 @@ from ..models.student_unet import StudentUNet
 from .settings import StudentArguments
 
 
+logger = logging.getLogger(__name__)
 ROLE = "student"
 
 
@@ -29,6 +32,7 @@ class LoraStudent:
 
     Args:
         settings (`StudentArguments`): `conditioning_timestep` is set.
+        lora_start (`LoraStart`, *optional*): a LoRA that it starts as instead.
 
     Attributes:
         ema_decay (`float`): of the moving average.
@@ -41,8 +45,30 @@ class LoraStudent:
     start_setting: str | None = None
     fingerprint_key: str | None = None
 
-    def __init__(self, settings: StudentArguments):
-        self.settings, self.ema_decay = settings, settings.ema_decay
+    def __init__(self, settings: StudentArguments, lora_start: LoraStart | None = None):
+        self.settings, self.lora_start, self.ema_decay = settings, lora_start, settings.ema_decay
+        if lora_start:
+            self.start_setting, self.fingerprint_key = "init_lora", "init_lora_fingerprint"
+
+    @property
+    def start_layers(self) -> list[str]:
+        """Names of the layers that the roles must adapt beside the chosen ones, as its start does."""
+        return self.lora_start.layers if self.lora_start else []
+
+    def start_role(self, roles: Roles, name: str) -> None:
+        """Let a role start as `lora_start`, where there is one.
+
+        Raises:
+            UsageError: it does not fit the network.
+        """
+        if not self.lora_start:
+            return
+        kept = self.lora_start.write_into(roles, name)
+        if kept < 1 - 1e-6 and name == self.role:
+            logger.warning(
+                f"--init_lora has a larger rank than --lora_rank {self.settings.lora_rank}, which keeps {kept:.1%} of "
+                "the squared norm of its updates."
+            )
 
     def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
         """Add the student's role, where it is one.
@@ -51,6 +77,7 @@ class LoraStudent:
             targets (`list[str]`): suffixes of the layers to adapt.
         """
         roles.add(self.role, self.settings.lora_rank, self.settings.lora_alpha, targets, seed=seed)
+        self.start_role(roles, self.role)
 
     def load_network(self, family: Family) -> torch.nn.Module | None:
         """The student's own network, float32, on the CPU; None where it runs on the teacher's."""
@@ -83,7 +110,7 @@ class LoraStudent:
 
     def fingerprint(self, student: Student) -> str | None:
         """Of the weights it starts with, where they are not the teacher's; for the path's manifest."""
-        return None
+        return self.lora_start.fingerprint if self.lora_start else None
 
     def save(self, folder: str | os.PathLike, student: Student) -> None:
         """Write the student's weights, as they are now, to the artifact's folder."""
@@ -97,14 +124,18 @@ class FullStudent(LoraStudent):
     Args:
         settings (`StudentArguments`): `conditioning_timestep` is set.
         start (`StudentUNet`, *optional*): the other network.
+        lora_start (`LoraStart`, *optional*): a LoRA that is added to the copy.
     """
 
     role = None
 
-    def __init__(self, settings: StudentArguments, start: StudentUNet | None = None):
-        super().__init__(settings)
+    def __init__(
+        self, settings: StudentArguments, start: StudentUNet | None = None, lora_start: LoraStart | None = None
+    ):
+        super().__init__(settings, lora_start)
         self.start = start
-        self.start_setting = self.fingerprint_key = "student_unet" if start else None
+        if start:
+            self.start_setting = self.fingerprint_key = "student_unet"
 
     def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
         """As in `LoraStudent`."""
@@ -112,6 +143,8 @@ class FullStudent(LoraStudent):
     def load_network(self, family: Family) -> torch.nn.Module:
         """As in `LoraStudent`."""
         network = self.start.load() if self.start else family.load_network()
+        if self.lora_start:
+            self.lora_start.fuse_into(network)
         return network.eval().requires_grad_(True)
 
     def build_network(self, family: Family) -> torch.nn.Module:
@@ -120,7 +153,7 @@ class FullStudent(LoraStudent):
 
     def fingerprint(self, student: Student) -> str | None:
         """As in `LoraStudent`."""
-        return base_fingerprint(student.denoiser.network) if self.start else None
+        return base_fingerprint(student.denoiser.network) if self.start else super().fingerprint(student)
 
     def save(self, folder: str | os.PathLike, student: Student) -> None:
         """As in `LoraStudent`."""

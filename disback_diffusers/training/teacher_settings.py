@@ -36,6 +36,7 @@ def _check_support(family, args):
         "enable_xformers_memory_efficient_attention": issubclass(network, ModelMixin),
         "student_unet": "student_unet" in family.supports,
         "lcm_lora": "lcm_lora" in family.supports,
+        "init_lora": "lcm_lora" in family.supports,
         "student_steps": "student_steps" in family.supports,
         "timesteps": "student_steps" in family.supports,
         "validation_prompts": family.uses_prompts or family.classes,

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from disback_diffusers.models.edm_unet import EDMUNet2DModel
-from disback_diffusers.models.roles import ALL_TARGETS, Roles, present_targets
+from disback_diffusers.models.lora_targets import ALL_TARGETS, present_targets
+from disback_diffusers.models.roles import Roles
 
 
 NCSNPP = {"time_embedding_type": "fourier", "time_embedding_multiplier": 2, "encoder_type": "residual",

@@ -11,7 +11,8 @@ from disback_diffusers import UsageError
 from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.families import StableDiffusion, StableDiffusionXL, open_teacher
 from disback_diffusers.models.families.base import Family
-from disback_diffusers.models.roles import ALL_TARGETS, ATTENTION_TARGETS, Roles, present_targets
+from disback_diffusers.models.lora_targets import ALL_TARGETS, ATTENTION_TARGETS, present_targets
+from disback_diffusers.models.roles import Roles
 
 
 PROMPTS = ["a red cat", "the blue dog"]

@@ -11,7 +11,8 @@ from tiny_models import build_sd_unet
 from tiny_roles import TARGETS, build, equal, run, snapshot
 
 from disback_diffusers import RunError, UsageError
-from disback_diffusers.models.roles import ALL_TARGETS, Roles
+from disback_diffusers.models.lora_targets import ALL_TARGETS
+from disback_diffusers.models.roles import Roles
 
 
 def loss(roles, seed=0):

@@ -22,7 +22,8 @@ from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.families import open_teacher
-from disback_diffusers.models.roles import ALL_TARGETS, Roles, present_targets
+from disback_diffusers.models.lora_targets import ALL_TARGETS, present_targets
+from disback_diffusers.models.roles import Roles
 from disback_diffusers.models.samplers import OneStep
 from disback_diffusers.pipelines import DisBackDDPMPipeline, DisBackEDMPipeline
 

@@ -9,7 +9,7 @@ import torch
 from ...diffusion.noise import NoiseSchedule
 from ...errors import UsageError, one_line
 from ..conditions import Conditions
-from ..roles import present_targets
+from ..lora_targets import present_targets
 from ..sizes import Bucket
 from ..source import ModelSource
 from ..teacher_scheduler import check_scheduler, check_steps

@@ -19,7 +19,7 @@ from ..conditions import Conditions
 from ..edm_conversion import CLASSES_NAME
 from ..edm_unet import EDMUNet2DModel
 from ..labels import read_classes
-from ..roles import ALL_TARGETS, ATTENTION_TARGETS
+from ..lora_targets import ALL_TARGETS, ATTENTION_TARGETS
 from ..sizes import Bucket, pixels
 from ..source import ModelSource
 from ..teacher_scheduler import teacher_scheduler

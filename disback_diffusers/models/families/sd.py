@@ -13,7 +13,7 @@ from ...diffusion.noise import NoiseSchedule
 from ...errors import UsageError
 from ..autoencoder import Autoencoder, check_scaling_factor
 from ..conditions import Conditions
-from ..roles import ALL_TARGETS, ATTENTION_TARGETS
+from ..lora_targets import ALL_TARGETS, ATTENTION_TARGETS
 from ..sizes import Bucket, pixels
 from ..source import ModelSource
 from ..teacher_scheduler import teacher_scheduler

@@ -17,6 +17,7 @@ __all__ = [
     "Objective",
     "RegressedMatching",
     "ScoreIdentity",
+    "name_of",
 ]
 
 # By their names on the command line.
@@ -27,3 +28,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fdiv": FDivergence,
     "dmd_regression": RegressedMatching,
 }
+
+
+def name_of(objective: type[Objective]) -> str:
+    """Its name on the command line, or that of the class."""
+    return next((name for name, known in OBJECTIVES.items() if known is objective), objective.__name__)
