@@ -18,6 +18,7 @@ from disback_diffusers.artifact.load import (
     student_settings,
 )
 from disback_diffusers.artifact.networks import HUB_KWARGS
+from disback_diffusers.artifact.teacher_lora import fuse_teacher_lora
 from disback_diffusers.errors import UsageError, one_line
 from disback_diffusers.files import CONFIG_NAME
 from disback_diffusers.hub import create_hub_repo, upload_pipeline
@@ -136,6 +137,8 @@ class StudentPipeline:
         settings = family._settings(artifact, {name: value for name, value in given.items() if value is not None})
         pipe = family._load(base, revision=revision, **settings, **kwargs)
         if artifact.kind == "lora" and pipe.unet is not None and not family.merges_lora:
+            if lora := artifact.config.get("teacher_lora"):
+                fuse_teacher_lora(pipe.unet, artifact.source, artifact.folder, lora["strength"])
             artifact.attach_lora(pipe, base)
         pipe._student_config = artifact.config
         pipe._check_student()

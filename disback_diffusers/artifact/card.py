@@ -105,6 +105,7 @@ def model_card(
         pipeline=pipeline,
         is_lora=is_lora,
         lora=config,
+        teacher_lora=config.get("teacher_lora"),
         start=_start(config),
         timesteps=config.get("timesteps", [])[: config.get("student_steps", 1)],
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),

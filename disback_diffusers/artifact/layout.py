@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import UsageError
-from ..files import CONFIG_NAME, LORA_NAME, atomic_write
+from ..files import CONFIG_NAME, LORA_NAME, TEACHER_LORA_NAME, atomic_write
 from ..models.embedded import EMBEDDED
 from ..models.labels import MOST_CLASSES, parse_labels
 from ..models.lcm_lora import later_timesteps
@@ -26,6 +26,7 @@ PUBLISHED = (
     CONFIG_NAME,
     CARD_NAME,
     LORA_NAME,
+    TEACHER_LORA_NAME,
     *(f"{UNET_FOLDER}/{name}" for name in ("config.json", "*.safetensors", "*.safetensors.index.json")),
     "samples/*.png",
 )
@@ -41,7 +42,7 @@ def write_config(folder: str | os.PathLike, config: dict) -> None:
             `base_revision`, `variant`, `pipeline` (the teacher's class), `network` (its class), `student`,
             `class_labels` (text, such as "0-9"), `class_names`, `base_interface` (what a base on pixels
             must have), `student_steps` (their number, where it takes these timesteps one after the other),
-            `lora_rank`, `lora_alpha`, `method`. `format` is added.
+            `teacher_lora` (its `source` and `strength`), `lora_rank`, `lora_alpha`, `method`. `format` is added.
 
     Raises:
         UsageError: the timesteps are not valid.
@@ -88,6 +89,7 @@ def _check_config(file, config):
         known = " and ".join(map(str, FORMATS))
         raise UsageError(f"{file} has format {format!r}, this version reads {known}: a newer one may be needed.")
     _check_labels(file, config.get("class_labels"))
+    _check_teacher_lora(file, config.get("teacher_lora"))
     if "sigmas" in config:
         _check_sigmas(file, config["sigmas"])
         return
@@ -97,6 +99,12 @@ def _check_config(file, config):
         raise UsageError(f"{file} has timesteps {timesteps!r}; they must be whole numbers, at least 0, descending.")
     if config.get("student_steps", len(timesteps)) != len(timesteps):
         raise UsageError(f"{file} has student_steps {config['student_steps']!r}; it has {len(timesteps)} timesteps.")
+
+
+def _check_teacher_lora(file, lora):
+    strength = lora.get("strength") if isinstance(lora, dict) else None
+    if lora is not None and not (type(strength) in (int, float) and math.isfinite(strength)):
+        raise UsageError(f"{file} has teacher_lora {lora!r}; it must have a strength, a number.")
 
 
 def _check_labels(file, labels):

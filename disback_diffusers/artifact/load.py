@@ -16,7 +16,7 @@ from huggingface_hub.repocard import metadata_load
 from safetensors import safe_open
 
 from ..errors import RunError, UsageError, one_line
-from ..files import CONFIG_NAME, LORA_NAME
+from ..files import CONFIG_NAME, LORA_NAME, TEACHER_LORA_NAME
 from ..hub_errors import reading
 from ..models.embedded import resolve
 from ..models.lora_file import refuse_dora
@@ -121,7 +121,7 @@ class Artifact:
             RunError: as in `fetch`.
         """
         source = resolve(source)
-        wanted = [CONFIG_NAME, CARD_NAME, INDEX_NAME, LORA_NAME, *UNET_CONFIGS]
+        wanted = [CONFIG_NAME, CARD_NAME, INDEX_NAME, LORA_NAME, TEACHER_LORA_NAME, *UNET_CONFIGS]
         folder = fetch(source, wanted, revision, **hub)
         config = read_config(folder)
         has_unet = _unet_subfolder(folder) is not None

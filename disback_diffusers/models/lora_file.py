@@ -38,6 +38,7 @@ class LoraFile:
     Attributes:
         layers (`list[str]`): names of the UNet's layers that it adapts.
         state (`dict` of `torch.Tensor`): its weights, float32, under PEFT's keys.
+        file (`Path`): where it is on this machine.
         scales (`dict[str, float]`): by layer, what the product of its factors is multiplied by.
 
     Args:
@@ -51,7 +52,8 @@ class LoraFile:
 
     def __init__(self, source: str, unet_config: dict):
         self.source = source
-        self._raw, self._metadata = self._read(self._find())
+        self.file = self._find()
+        self._raw, self._metadata = self._read(self.file)
         state, alphas = self._convert(unet_config)
         file_key = {id(tensor): key for key, tensor in self._raw.items()}
         self._layout = {key: file_key.get(id(value)) for key, value in state.items()}
@@ -109,7 +111,7 @@ class LoraFile:
             raise self._error(f"is no LoRA file and no folder with {LORA_NAME}.")
         try:
             with reading(repo):
-                return hf_hub_download(repo, file)
+                return Path(hf_hub_download(repo, file))
         except EntryNotFoundError:
             raise self._error(f"has no {file}: give the file itself, or a folder with it.") from None
 
@@ -161,7 +163,7 @@ class LoraFile:
 
 
 def _layer(key):
-    """The layer of an alpha. Diffusers names it after the layer or, in attention, after an outdated key of a factor."""
+    """The layer of an alpha, which diffusers names after the layer, or in attention after an old key of a factor."""
     name = key.removeprefix("unet.").removesuffix(".alpha")
     if not name.endswith(".weight"):
         return name

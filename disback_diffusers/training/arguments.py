@@ -11,10 +11,10 @@ from ..errors import UsageError, counted
 from ..models.embedded import EMBEDDED
 from .combinations import check_combinations
 from .flags import NOTHING
+from .objective_settings import ObjectiveArguments
 from .run_settings import RunArguments, SystemArguments
 from .settings import (
     DataArguments,
-    ObjectiveArguments,
     OptimizationArguments,
     PathArguments,
     StudentArguments,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..artifact.card import model_card
 from ..artifact.layout import write_config
+from ..artifact.teacher_lora import save_teacher_lora
 from ..models.embedded import EMBEDDED
 from ..models.lcm_lora import timesteps_by_steps
 from .arguments import DistillationArguments
@@ -38,6 +39,7 @@ def artifact_config(
         **({} if family.uses_prompts else {"network": family.network_class.__name__}),
         "student": args.student.student,
         ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
+        **({"teacher_lora": _teacher_lora(args.teacher)} if args.teacher.teacher_lora else {}),
         **({"student_steps": args.student.student_steps} if args.student.student_steps > 1 else {}),
         **(_of_classes(args, family) if family.classes else {}),
         **({"base_interface": family.interface} if family.interface else {}),
@@ -58,6 +60,12 @@ def artifact_config(
 def _of_classes(args, family):
     names = {"class_names": family.class_names} if family.class_names else {}
     return {"class_labels": args.data.class_labels, **names}
+
+
+def _teacher_lora(settings):
+    name = settings.teacher_lora
+    return {"source": os.path.abspath(name) if os.path.exists(name) else name,
+            "strength": settings.teacher_lora_strength}  # fmt: skip
 
 
 def _base(name):
@@ -87,6 +95,8 @@ def save_artifact(
     with student.averaged():
         sources.student.save(folder, student)
     config = artifact_config(args, networks, path, walk, objective)
+    if networks.family.lora and args.student.student == "lora":
+        save_teacher_lora(folder, networks.family.lora)
     write_config(folder, config)
     first, scheduler = args.student.conditioning_timestep, networks.family.scheduler_config
     model_card(

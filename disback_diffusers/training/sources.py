@@ -20,6 +20,7 @@ from ..models.families import open_teacher
 from ..models.families.base import Family
 from ..models.labels import format_labels, parse_labels
 from ..models.lcm_lora import LcmLora, later_timesteps
+from ..models.lora_file import LoraFile
 from ..models.lora_start import LoraStart
 from ..models.student_unet import StudentUNet
 from .arguments import DistillationArguments
@@ -128,6 +129,11 @@ def _open_family(settings: TeacherArguments, families) -> Family:
     if settings.pretrained_vae_model_name_or_path:
         with about("--pretrained_vae_model_name_or_path"):
             family.use_vae(settings.pretrained_vae_model_name_or_path)
+    if settings.teacher_lora:
+        if "lcm_lora" not in family.supports:
+            raise UsageError("--teacher_lora is not supported for this kind of teacher: leave it out.")
+        with about("--teacher_lora"):
+            family.add_lora(LoraFile(settings.teacher_lora, family.network_config), settings.teacher_lora_strength)
     return family
 
 

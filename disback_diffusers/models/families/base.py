@@ -9,6 +9,7 @@ import torch
 from ...diffusion.noise import NoiseSchedule
 from ...errors import UsageError, one_line
 from ..conditions import Conditions
+from ..lora_file import LoraFile
 from ..lora_targets import present_targets
 from ..sizes import Bucket
 from ..source import ModelSource
@@ -32,6 +33,7 @@ class Family:
         name (`str`): the teacher's, as given. commit (`str` or `None`): of a Hub repository.
         schedule (`NoiseSchedule`). scheduler_config, network_config (`dict`).
         warnings (`list[str]`): what a user should know before training.
+        lora (`LoraFile` or `None`): of `add_lora`. lora_strength (`float`).
         interface (`dict`): what another base model of the student must have in common with the teacher.
 
     Raises:
@@ -55,6 +57,7 @@ class Family:
 
     def __init__(self, source: ModelSource):
         self.source, self.warnings, self.interface = source, [], {}
+        self.lora, self.lora_strength = None, 1.0
         self.name, self.commit = source.name, source.commit
         self.network_config = source.config(self.network_class, self.network_folder)
         self.scheduler_config = source.scheduler_config()
@@ -79,7 +82,20 @@ class Family:
 
     def load_network(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
         """The teacher's network on the CPU, frozen, in eval mode."""
-        return self.source.model(self.network_class, self.network_folder, dtype=dtype).eval()
+        network = self.source.model(self.network_class, self.network_folder, dtype=dtype).eval()
+        if self.lora:
+            self.lora.fuse_into(network, self.lora_strength)
+        return network
+
+    def add_lora(self, lora: LoraFile, strength: float = 1.0) -> None:
+        """Let the teacher be the model with this LoRA, at this strength.
+
+        Raises:
+            UsageError: it does not fit the network.
+        """
+        with torch.device("meta"):
+            lora.check_layers(self.build_network())
+        self.lora, self.lora_strength = lora, strength
 
     def build_network(self, config: dict | None = None) -> torch.nn.Module:
         """A network of random weights; on the meta device, under `torch.device("meta")`, one without weights."""

@@ -9,7 +9,7 @@ from ...models.batch import Batch
 from ...models.denoiser import Denoiser
 from ...models.discriminator import Discriminator
 from ...models.student import Student
-from ..settings import ObjectiveArguments
+from ..objective_settings import ObjectiveArguments
 from .base import Losses
 from .matching import DistributionMatching
 

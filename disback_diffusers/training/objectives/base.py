@@ -10,7 +10,7 @@ from ...diffusion.losses import denoising_loss
 from ...models.batch import Batch
 from ...models.denoiser import Denoiser
 from ...models.student import Student
-from ..settings import ObjectiveArguments
+from ..objective_settings import ObjectiveArguments
 
 
 Losses = Iterator[tuple[str, torch.Tensor] | dict[str, torch.Tensor]]

@@ -6,7 +6,7 @@ import torch
 from ...diffusion.guidance import classifier_free_guidance
 from ...diffusion.losses import denoising_loss, distribution_matching_gradient, surrogate_loss
 from ...models.batch import Batch
-from ..settings import ObjectiveArguments
+from ..objective_settings import ObjectiveArguments
 from .base import Losses, Objective
 
 

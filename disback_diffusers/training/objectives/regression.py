@@ -5,7 +5,7 @@ import torch
 
 from ...models.batch import Batch
 from ...models.student import Student
-from ..settings import ObjectiveArguments
+from ..objective_settings import ObjectiveArguments
 from .base import Losses
 from .matching import DistributionMatching
 

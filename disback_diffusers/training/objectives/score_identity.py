@@ -6,7 +6,7 @@ import torch
 from ...diffusion.losses import denoising_loss, surrogate_loss
 from ...diffusion.score_identity import score_identity_loss
 from ...models.batch import Batch
-from ..settings import ObjectiveArguments
+from ..objective_settings import ObjectiveArguments
 from .base import Losses, Objective
 
 
