@@ -15,7 +15,8 @@ def check_combinations(args: "DistillationArguments") -> None:
     """Raise a UsageError that names the first setting which contradicts another, or has no effect."""
     _check_objective(args)
     _check_optimizers(args)
-    _check_rest(args)
+    _check_student(args)
+    _check_run(args)
 
 
 def _check_objective(args):
@@ -53,8 +54,8 @@ def _check_optimizers(args):
         raise UsageError("--lr_warmup_steps has no effect with --lr_scheduler constant: use constant_with_warmup.")
 
 
-def _check_rest(args):
-    student, run = args.student, args.run
+def _check_student(args):
+    student = args.student
     if student.lcm_lora and student.student == "full":
         raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
     if student.init_lora and (student.lcm_lora or student.student_unet):
@@ -66,10 +67,16 @@ def _check_rest(args):
         raise UsageError("--student_unet needs --student full: a LoRA student runs on the teacher's own UNet.")
     if student.ema_half_life and student.ema_decay != StudentArguments.ema_decay:
         raise UsageError("--ema_half_life is given instead of --ema_decay: leave one of them out.")
-    if run.log_fd_every and not run.fd_reference:
-        raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
     if student.proportion_later_steps and (not student.lcm_lora or student.student_steps > 1):
         raise UsageError("--proportion_later_steps is for an --lcm_lora of --student_steps 1: leave it out.")
+
+
+def _check_run(args):
+    run = args.run
+    if run.keep_best and not args[f"log_{run.keep_best}_every"]:
+        raise UsageError(f"--keep_best {run.keep_best} needs --log_{run.keep_best}_every: how often it is measured.")
+    if run.log_fd_every and not run.fd_reference:
+        raise UsageError("--log_fd_every needs --fd_reference: what the student's images are compared with.")
     if not run.output_dir:
         raise UsageError("--output_dir must be the name of a folder.")
     if run.hub_token and "wandb" in run.report_to:

@@ -18,12 +18,11 @@ from ..models.families.base import Family
 from .arguments import DistillationArguments
 from .backtracking import DistributionBacktracking
 from .batches import BatchSource
+from .best import BestStudent
 from .build import build
 from .degradation import DegradationRecording
-from .distance_probe import DistanceProbe
 from .finish import save_artifact
 from .flags import PATH
-from .mismatch_probe import MismatchProbe
 from .networks import Networks
 from .objectives import OBJECTIVES, Objective, name_of
 from .pairs import TeacherPairs
@@ -32,8 +31,8 @@ from .path import DegradationPath
 from .path_probe import PathProbe
 from .plan import print_plan
 from .prepare import prepare, repo_name
+from .probes import make_probes
 from .run_folder import Checkpoint, RunFolder
-from .run_settings import RunArguments
 from .sources import Sources
 from .stage import resume
 from .switching import NodeWalk, count_stays, described
@@ -136,7 +135,8 @@ class Distillation:
             folder.folder / "samples",
         )
         probes = make_probes(args.run, sources, networks, batches, parallel)
-        trainer = Trainer(accelerator, parallel, folder, args.run, validator, probes)
+        best = BestStudent(folder.folder, args.run.keep_best) if args.run.keep_best else None
+        trainer = Trainer(accelerator, parallel, folder, args.run, validator, probes, best)
         return cls(args, sources, parallel, folder, networks, batches, validator, trainer, objective)
 
     def run(self, repo_id: str | None = None) -> None:
@@ -148,16 +148,24 @@ class Distillation:
         path = self.stage_1(checkpoint)
         walk = self.walk(path)
         self.stage_2(path, walk, checkpoint)
+        self._restore_best()
         samples = self.validator.card_samples()
         if self.parallel.is_main:
             given = self.args, self.sources, self.networks, samples
-            save_artifact(self.folder.folder, *given, path, walk, name_of(self.objective), repo_id)
+            chosen = repo_id, self.trainer.best
+            save_artifact(self.folder.folder, *given, path, walk, name_of(self.objective), *chosen)
             where = str(self.folder.folder)
             load = f" Load it with DisBackPipeline.from_pretrained({where!r})." if self.networks.family.served else ""
             logger.info(f"The student is in {where}, its sample images are in {os.path.join(where, 'samples')}.{load}")
             if repo_id:
                 run = self.args.run
                 hub.push_folder(self.folder.folder, repo_id, run.hub_token, with_path=run.push_degradation_path)
+
+    def _restore_best(self):
+        best = self.trainer.best
+        self.parallel.wait()
+        if best and best.restore(self.networks.student):
+            logger.info(f"The student of update {best.step} is kept, with {best.metric} {best.value:.4g}.")
 
     # -----------------------------------------------------------------------------------------------------------------
     # Pairs of the teacher, and stage 1
@@ -282,15 +290,3 @@ class Distillation:
             self.folder.rewind_log(checkpoint)
         self._log_is_rewound = True
         self.trainer.run(stage)
-
-
-def make_probes(
-    run: RunArguments, sources: Sources, networks: Networks, batches: BatchSource, parallel: Replicated
-) -> list:
-    """What measures the student along the training."""
-    shared = networks, batches, parallel
-    probes = [MismatchProbe(*shared, run.log_mismatch_every)] if run.log_mismatch_every else []
-    if run.log_fd_every:
-        compared = sources.reference, sources.extractor
-        probes.append(DistanceProbe(*shared, *compared, run.log_fd_every, run.fd_images))
-    return probes

@@ -11,6 +11,7 @@ from ..artifact.teacher_lora import save_teacher_lora
 from ..models.embedded import EMBEDDED
 from ..models.lcm_lora import timesteps_by_steps
 from .arguments import DistillationArguments
+from .best import BestStudent
 from .flags import PATH, RESULT
 from .networks import Networks
 from .path import DegradationPath
@@ -83,6 +84,7 @@ def save_artifact(
     walk: NodeWalk,
     objective: str,
     repo_id: str | None = None,
+    best: BestStudent | None = None,
 ) -> None:
     """Write the student with its averaged weights (float32), disback_config.json and README.md.
 
@@ -90,11 +92,14 @@ def save_artifact(
         samples (`tuple`): prompts and images for the card.
         path, walk, objective: as in `artifact_config`.
         repo_id (`str`, *optional*): where it is uploaded to.
+        best (`BestStudent`, *optional*): what chose the student.
     """
     student = networks.student
     with student.averaged():
         sources.student.save(folder, student)
     config = artifact_config(args, networks, path, walk, objective)
+    if best and best.step:
+        config["method"] |= {"kept_step": best.step, f"kept_{best.metric}": round(best.value, 4)}
     if networks.family.lora and args.student.student == "lora":
         save_teacher_lora(folder, networks.family.lora)
     write_config(folder, config)

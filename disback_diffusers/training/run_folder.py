@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..errors import RunError, UsageError
-from ..files import LOG, atomic_write, weights_digest
+from ..files import BEST_FOLDER, LOG, atomic_write, weights_digest
 from .arguments import DistillationArguments, names
 from .flags import NOTHING
 
@@ -34,6 +34,7 @@ OUTPUTS = (
     "unet",
     "degradation",
     "samples",
+    BEST_FOLDER,
 )
 
 

@@ -67,6 +67,11 @@ class RunArguments:
         needs="log_fd_every",
         above=1,
     )
+    keep_best: Literal["fd", "mismatch"] | None = flag(
+        None,
+        "Save the student with the lowest measured FD, or mismatch degree, instead of the last one.",
+        shapes=NOTHING,
+    )
     report_to: list[str] = flag([], "Trackers of accelerate: tensorboard, wandb, ...", shapes=NOTHING)
     logging_dir: str = flag("logs", "Folder of the trackers, in output_dir.", shapes=NOTHING, local=True)
     validation_prompts: list[str] = flag(

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..errors import RunError
+from .best import BestStudent
 from .parallel import Replicated
 from .pending import PendingMetrics
 from .run_folder import RunFolder
@@ -39,6 +40,7 @@ class Trainer:
         folder (`RunFolder`).
         settings (`RunArguments`): when to log, save and validate.
         validator (`Validator`, *optional*): generates samples of the student.
+        best (`BestStudent`, *optional*): keeps the student that it likes best.
         probes (*optional*): each measures the student every `every` updates; called, it returns metrics by name.
     """
 
@@ -50,9 +52,10 @@ class Trainer:
         settings: RunArguments,
         validator: Validator | None = None,
         probes: Iterable = (),
+        best: BestStudent | None = None,
     ):
         self.accelerator, self.parallel, self.folder, self.settings = accelerator, parallel, folder, settings
-        self.validator, self.probes = validator, list(probes)
+        self.validator, self.probes, self.best = validator, list(probes), best
         self._pending = PendingMetrics(parallel)
         self._signalled = False  # this process got a signal to stop
         self._stop = False  # all processes agreed to
@@ -151,6 +154,8 @@ class Trainer:
 
     def _report(self, stage, node, metrics, seconds, probes, bar):
         measured = {name: value for probe in probes for name, value in probe().items()}
+        if self.best and self.best.metric in measured and self.parallel.is_main:
+            self.best.offer(stage.step, measured[self.best.metric], stage.student)
         metrics = {**metrics, **measured}
         shown = {name: f"{value:.3g}" for name, value in metrics.items() if not name.startswith("grad_norm")}
         bar.set_postfix({"node": node, **shown}, refresh=False)

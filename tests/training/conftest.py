@@ -9,11 +9,12 @@ from accelerate import Accelerator
 from disback_diffusers.training.arguments import DistillationArguments
 from disback_diffusers.training.batches import BatchSource
 from disback_diffusers.training.build import build
-from disback_diffusers.training.distill import Distillation, make_probes
+from disback_diffusers.training.distill import Distillation
 from disback_diffusers.training.networks import Networks
 from disback_diffusers.training.objectives import OBJECTIVES
 from disback_diffusers.training.parallel import Replicated
 from disback_diffusers.training.prepare import make_accelerator
+from disback_diffusers.training.probes import make_probes
 from disback_diffusers.training.run_folder import RunFolder
 from disback_diffusers.training.sources import Sources, open_extractor, open_sources
 from disback_diffusers.training.trainer import Trainer

@@ -8,6 +8,7 @@ from stepping import backtracking, steps
 from torch.nn.functional import softplus
 
 from disback_diffusers.training.objectives import OBJECTIVES
+from disback_diffusers.training.pairs import TeacherPairs
 
 
 @pytest.fixture
@@ -186,7 +187,12 @@ def test_each_loss_trains_its_own_role(make, student, checkpointing):
 def test_a_resumed_stage_goes_on_bit_for_bit(make, objective, tmp_path):
     def start():
         torch.manual_seed(0)
-        return backtracking(make(objective, no_backtracking=True, fake_score_updates_per_step=2)[0])
+        context, made = make(objective, no_backtracking=True, fake_score_updates_per_step=2)
+        if made.needs_pairs:
+            pairs = TeacherPairs(tmp_path / "pairs", *context.parts, count=16, steps=2, guidance_scale=1.0)
+            pairs.generate()
+            context.batches.draw_pairs = pairs.draw
+        return backtracking(context)
 
     whole, first, second = start(), start(), start()
     expected = steps(whole, 4)
