@@ -12,15 +12,27 @@ from ..files import LOG, atomic_write
 
 SMOOTHING = 0.95  # of the moving average, which is plotted over the raw values
 LABELS = {
+    "loss_regression": "student, on pairs of the teacher",
     "loss_target": "target, stage 1 (Eq. 7)",
     "loss_fake": "fake score (Eq. 5)",
     "loss_student": "student (Eq. 8)",
+    "loss_gan": "student, GAN",
+    "loss_discriminator": "discriminator",
+    "relative_gap": "relative score gap",
+    "score_cosine": "cosine of fake score and target",
+    "score_ratio": "length, fake score / target",
+    "diversity": "diversity, student / teacher",
+    "saturation": "clipped, student - teacher",
+    "contrast": "standard deviation, student / teacher",
+    "grid": "power of the VAE's grid, student / teacher",
     "gap": "score gap: mean |fake - target| of the x0 estimates",
     "mismatch": "mismatch degree (Eq. 9)",
     "fd": "Fréchet distance to --fd_reference",
 }
 FIGURES = {  # file name to keys of the log
-    "losses": ["loss_target", "loss_fake", "loss_student"],
+    "losses": ["loss_regression", "loss_target", "loss_fake", "loss_student", "loss_gan", "loss_discriminator"],
+    "scores": ["relative_gap", "score_cosine", "score_ratio"],
+    "health": ["diversity", "saturation", "contrast", "grid"],
     "gap": ["gap"],
     "mismatch": ["mismatch"],
     "fd": ["fd"],
@@ -28,7 +40,7 @@ FIGURES = {  # file name to keys of the log
 
 
 def read_log(run: str | os.PathLike) -> dict[str, list[dict]]:
-    """The lines of a run's log by stage: {"degradation": [...], "backtracking": [...]}.
+    """The lines of a run's log by stage: {"warmup": [...], "degradation": [...], "backtracking": [...]}.
 
     Args:
         run (`str` or `os.PathLike`): output folder of a run.
@@ -37,7 +49,7 @@ def read_log(run: str | os.PathLike) -> dict[str, list[dict]]:
         UsageError: the log is missing or empty, or cannot be read.
     """
     file = Path(run) / LOG
-    stages = {"degradation": [], "backtracking": []}
+    stages = {"warmup": [], "degradation": [], "backtracking": []}
     try:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             record = json.loads(line)
@@ -57,7 +69,7 @@ def switches(records: list[dict]) -> list[dict]:
 
 
 def add_seconds(stages: dict[str, list[dict]]) -> None:
-    """Add `seconds` to each line: training time since the start of stage 1, without measuring and saving."""
+    """Add `seconds` to each line: training time since the start, without measuring and saving."""
     seconds = 0.0
     for records in stages.values():
         last = 0
@@ -77,7 +89,7 @@ def smoothed(values: Iterable[float]) -> list[float]:
 
 
 def plot_run(run: str | os.PathLike, folder: str | os.PathLike | None = None) -> list[Path]:
-    """Plot `losses`, `gap` and, where they were logged, `mismatch` and `fd`, each as PNG and SVG.
+    """Plot the losses and, where they were logged, the other metrics, each group as PNG and SVG.
 
     Args:
         run (`str` or `os.PathLike`): output folder of a run.
@@ -124,7 +136,7 @@ def _figure(title, stages, panels):
             _mark_switches(axes, stages[stage], along)
         axes.set_xlabel(f"updates of {stage}" if along == "step" else "seconds of training, both stages")
         axes.set_title(LABELS[key], fontsize="medium")
-        axes.set_ylim(0, 1.05 * max(values) or 1)  # all of the highest point
+        axes.set_ylim(min(0, 1.05 * min(values)), 1.05 * max(0, *values) or 1)  # all of the highest point
         axes.grid(alpha=0.3)
     return figure
 

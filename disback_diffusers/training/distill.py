@@ -134,7 +134,7 @@ class Distillation:
             args.objective.guidance_scale,
             folder.folder / "samples",
         )
-        probes = make_probes(args.run, sources, networks, batches, parallel)
+        probes = make_probes(args.run, sources, networks, batches, parallel, args.objective.guidance_scale)
         best = BestStudent(folder.folder, args.run.keep_best) if args.run.keep_best else None
         trainer = Trainer(accelerator, parallel, folder, args.run, validator, probes, best)
         return cls(args, sources, parallel, folder, networks, batches, validator, trainer, objective)

@@ -265,6 +265,12 @@ class RunFolder:
                 f"{self.folder / LOG} cannot be written ({error.strerror}): free some space and resume."
             ) from None
 
+    def records(self, stage: str) -> list[dict]:
+        """The lines of the log that are of this stage."""
+        file = self.folder / LOG
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return [record for record in map(json.loads, lines) if record["stage"] == stage]
+
     def rewind_log(self, checkpoint: Checkpoint | None) -> None:
         """Drop the lines after a checkpoint, or all, and one that a kill left unfinished; they are logged again."""
         until = (checkpoint.stage, checkpoint.step) if checkpoint else (0, 0)

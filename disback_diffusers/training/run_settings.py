@@ -67,6 +67,13 @@ class RunArguments:
         needs="log_fd_every",
         above=1,
     )
+    log_health_every: int = flag(
+        500,
+        "Compare 16 samples with the teacher's every N updates, and warn of signs that the training goes wrong; 0: "
+        "never.",
+        shapes=NOTHING,
+        at_least=0,
+    )
     keep_best: Literal["fd", "mismatch"] | None = flag(
         None,
         "Save the student with the lowest measured FD, or mismatch degree, instead of the last one.",

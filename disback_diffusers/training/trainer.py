@@ -1,6 +1,7 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """The loop around a stage: progress, log, samples, checkpoints, and stopping in good order."""
 
+import logging
 import math
 import os
 import signal
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..errors import RunError
+from ..evaluation.health import BANDS, Monitor
 from .best import BestStudent
 from .parallel import Replicated
 from .pending import PendingMetrics
@@ -23,7 +25,10 @@ from .stage import Stage
 from .validation import Validator
 
 
+logger = logging.getLogger(__name__)
 MOST_SKIPPED = 30  # the scale starts at 2**16 and is halved each time
+NOT_SHOWN = ("grad_norm", "relative_gap", "score_")  # on the progress bar, which is one line
+MEASURED = "diversity"  # in the metrics of a step in which the health was measured
 RESUME = "To go on, give the same command with --resume_from_checkpoint latest."
 
 
@@ -56,7 +61,7 @@ class Trainer:
     ):
         self.accelerator, self.parallel, self.folder, self.settings = accelerator, parallel, folder, settings
         self.validator, self.probes, self.best = validator, list(probes), best
-        self._pending = PendingMetrics(parallel)
+        self._pending, self._monitor = PendingMetrics(parallel), None
         self._signalled = False  # this process got a signal to stop
         self._stop = False  # all processes agreed to
         self._skipped = 0  # updates in a row that the fp16 scaler left out
@@ -70,6 +75,9 @@ class Trainer:
         """
         if stage.step == 0:
             stage.start()
+        self._monitor = Monitor(stage.total_steps)
+        for record in self.folder.records(stage.name) if self.parallel.is_main else ():
+            self._watch(record["step"], record)  # what was logged before this run was resumed
         bar = tqdm(
             total=stage.total_steps,
             initial=stage.step,
@@ -157,7 +165,10 @@ class Trainer:
         if self.best and self.best.metric in measured and self.parallel.is_main:
             self.best.offer(stage.step, measured[self.best.metric], stage.student)
         metrics = {**metrics, **measured}
-        shown = {name: f"{value:.3g}" for name, value in metrics.items() if not name.startswith("grad_norm")}
+        alarms = self._watch(stage.step, metrics) if self.parallel.is_main else []
+        for line in alarms:
+            logger.warning(line)
+        shown = {name: f"{value:.3g}" for name, value in metrics.items() if not name.startswith(NOT_SHOWN)}
         bar.set_postfix({"node": node, **shown}, refresh=False)
         record = {
             "stage": stage.name,
@@ -165,11 +176,20 @@ class Trainer:
             "step": stage.step,
             **{name: value if math.isfinite(value) else None for name, value in metrics.items()},
             "seconds_per_step": round(seconds, 4),
+            **({"alarms": self._monitor.alarms} if MEASURED in metrics else {}),
         }
         if self.parallel.is_main:
             self.folder.log(record)
         values = {f"{stage.name}/{name}": value for name, value in metrics.items() if math.isfinite(value)}
+        if MEASURED in metrics:
+            values[f"{stage.name}/alarms"] = len(self._monitor.alarms)
         self.accelerator.log({**values, f"{stage.name}/node": node}, step=stage.first_step + stage.step)
+
+    def _watch(self, step, metrics):
+        """Lines of new alarms."""
+        finite = {name: value for name, value in metrics.items() if name in BANDS and value is not None}
+        self._monitor.add({name: value for name, value in finite.items() if math.isfinite(value)})
+        return self._monitor.measure(step) if MEASURED in metrics else []
 
     def validate(self, stage: Stage) -> None:
         """Write the sample images of the student, and show them to the trackers."""

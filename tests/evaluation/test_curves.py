@@ -33,9 +33,23 @@ def write_log(folder, mismatch_every=0):
 
 def test_a_switch_is_where_the_node_changes(tmp_path):
     stages = read_log(write_log(tmp_path / "run"))
-    assert [len(records) for records in stages.values()] == [3, 10]
+    assert {name: len(records) for name, records in stages.items()} == {
+        "warmup": 0, "degradation": 3, "backtracking": 10}  # fmt: skip
     found = switches(stages["backtracking"])
     assert [(line["step"], line["node"]) for line in found] == [(1, 3), (3, 2), (6, 1), (7, 0)]
+
+
+def test_pictures_of_a_warm_up_and_of_the_health(tmp_path):
+    run = write_log(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines[-1] |= {"diversity": 0.8, "saturation": -0.01, "score_ratio": 0.9}
+    first = {"stage": "warmup", "node": 0, "step": 1, "loss_regression": 0.4, "seconds_per_step": 0.5}
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [first, *lines]))
+    names = {file.name for file in plot_run(run)}
+    assert {"health.png", "scores.png", "losses.png"} <= names
+    widths = {name: Image.open(run / "plots" / f"{name}.png").width for name in ("losses", "health", "scores")}
+    assert widths["losses"] == 4 * widths["scores"] and widths["health"] == 2 * widths["scores"]
+    assert "updates of warmup" in (run / "plots" / "losses.svg").read_text()
 
 
 def test_the_moving_average_starts_at_the_first_value():

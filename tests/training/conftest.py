@@ -59,7 +59,7 @@ class Context:
     @property
     def probes(self):
         """Those that the settings ask for."""
-        return make_probes(self.args.run, self.sources, *self.parts)
+        return make_probes(self.args.run, self.sources, *self.parts, self.args.objective.guidance_scale)
 
     def validator(self, folder):
         scale = self.args.objective.guidance_scale

@@ -47,6 +47,7 @@ class Family:
     prompt_tokens: int | None = None  # how many of a prompt are read
     classes = 0  # of a class-conditional teacher
     class_names: list[str] | None = None
+    grid_period: int | None = None  # pixels of the grid that an upsampling decoder may leave
     can_be_empty = True  # whether the network knows the empty condition, which guidance needs
     served = False  # whether `DisBackPipeline` loads its students
     supports: frozenset[str] = frozenset()  # settings that not every family has, such as "student_unet"

@@ -53,6 +53,7 @@ class StableDiffusion(Family):
         check_scaling_factor(self.vae_config, self.error)
         self.latent_channels = self.network_config["in_channels"]
         self.vae_scale_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+        self.grid_period = self.vae_scale_factor if self.vae_scale_factor > 1 else None
         self._check_unet()
         self.text_parts = [self._text_part(encoder, cls.__name__) for encoder, cls in self.text_encoders.items()]
         for part, (encoder, cls) in zip(self.text_parts, self.text_encoders.items(), strict=True):

@@ -3,6 +3,7 @@
 
 import torch
 
+from ...diffusion.agreement import score_agreement
 from ...diffusion.guidance import classifier_free_guidance
 from ...diffusion.losses import denoising_loss, distribution_matching_gradient, surrogate_loss
 from ...models.batch import Batch
@@ -51,7 +52,7 @@ class DistributionMatching(Objective):
         gradient = self._weighted(samples, x0_fake, x0_target, batch.t)
         if decoupled and self.settings.guidance_scale != 1:
             gradient = gradient + self._guidance_gradient(samples, batch)
-        return gradient, {"gap": (x0_fake - x0_target).abs().mean()}
+        return gradient, {"gap": (x0_fake - x0_target).abs().mean(), **score_agreement(samples, x0_fake, x0_target)}
 
     def _guidance_gradient(self, samples, batch):
         """Guidance as a gradient of its own, at noise at most the student's (Liu et al., 2025, Decoupled DMD)."""

@@ -3,6 +3,7 @@
 
 import torch
 
+from ...diffusion.agreement import score_agreement
 from ...diffusion.losses import denoising_loss, surrogate_loss
 from ...diffusion.score_identity import score_identity_loss
 from ...models.batch import Batch
@@ -35,5 +36,6 @@ class ScoreIdentity(Objective):
         yield "fake", fake_loss
         student_loss = surrogate_loss(x0, gradient)
         yield "student", student_loss
+        metrics = {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach()}
         gap = (x0_fake - x0_target).detach().abs().mean()
-        yield {"loss_student": student_loss.detach(), "loss_fake": fake_loss.detach(), "gap": gap}
+        yield {**metrics, "gap": gap, **score_agreement(batch.samples, x0_fake, x0_target)}

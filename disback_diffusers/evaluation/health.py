@@ -1,0 +1,115 @@
+# Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
+"""Signs that a training goes wrong: what is measured, its usual range, and an alarm when it is left for long."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Band:
+    """The usual range of a metric, and what to do outside of it."""
+
+    low: float
+    high: float
+    advice: str
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is in the range."""
+        return self.low <= value <= self.high
+
+
+NEVER = float("inf")
+BANDS = {
+    "diversity": Band(
+        0.5,
+        NEVER,
+        "samples of one prompt vary far less than the teacher's: lower --guidance_scale, or take --objective "
+        "dmd_regression",
+    ),
+    "saturation": Band(
+        -NEVER,
+        0.1,
+        "far more of the image is clipped than of the teacher's: lower --guidance_scale or --guidance_max_timestep",
+    ),
+    "contrast": Band(
+        0.6, 1.6, "the samples have another standard deviation than the teacher's: lower --learning_rate"
+    ),
+    "grid": Band(0.0, 3.0, "the images have the texture of the VAE's grid: stop earlier, or lower --learning_rate"),
+    "score_ratio": Band(
+        0.0,
+        1.0,
+        "the fake score fits the samples no better than the target: raise --fake_score_learning_rate or "
+        "--fake_score_updates_per_step",
+    ),
+}
+PATIENCE = 3  # measurements in a row outside of the range
+
+
+class Monitor:
+    """Raises alarms for metrics that have left their range for long.
+
+    A metric that has never been in its range, as at the start of a training, counts from half of the training on.
+
+    Args:
+        total_steps (`int`): of the training.
+    """
+
+    def __init__(self, total_steps: int):
+        self.total_steps = total_steps
+        self.entered: set[str] = set()
+        self.outside: dict[str, int] = {}
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    @property
+    def alarms(self) -> list[str]:
+        """The metrics that have left their range for long."""
+        return sorted(name for name, count in self.outside.items() if count >= PATIENCE)
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Take in the metrics of a logged step; between two measurements their mean counts."""
+        for name in metrics.keys() & BANDS.keys():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + metrics[name], count + 1
+
+    def measure(self, step: int) -> list[str]:
+        """Compare the means since the last time with their ranges. Returns new alarms, each a line of text."""
+        before, lines = self.alarms, []
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums = {}
+        for name, mean in means.items():
+            if BANDS[name].holds(mean):
+                self.entered.add(name)
+                self.outside[name] = 0
+            elif name in self.entered or 2 * step >= self.total_steps:
+                self.outside[name] = self.outside.get(name, 0) + 1
+        for name in [name for name in self.alarms if name not in before]:
+            band = BANDS[name]
+            usual = f"at most {band.high:g}" if band.low in (0, -NEVER) else f"at least {band.low:g}"
+            if NEVER not in (band.high, -band.low) and band.low:
+                usual = f"{band.low:g} to {band.high:g}"
+            lines.append(f"Alarm at update {step}: {name} is {means[name]:.3g}, usual is {usual}: {band.advice}.")
+        return lines
+
+
+def clipped(images: torch.Tensor) -> float:
+    """Share of the values of images `(n, 3, H, W)` in [0, 1] that are at either end."""
+    return ((images <= 0) | (images >= 1)).double().mean().item()
+
+
+def grid_power(images: torch.Tensor, period: int) -> float:
+    """Power at the frequencies of a grid of this period, in pixels, as a multiple of that of their neighbours.
+
+    Of an image without a grid it is about 1.
+
+    Args:
+        images (`torch.Tensor` of shape `(n, 3, H, W)`): sides are multiples of the period.
+    """
+    grey, ratios = images.double().mean(dim=1), []
+    for lines in (grey, grey.transpose(1, 2)):
+        power = torch.fft.rfft(lines - lines.mean(dim=-1, keepdim=True), dim=-1).abs().square().mean(dim=(0, 1))
+        for harmonic in range(1, period // 2 + 1):
+            at = lines.shape[-1] * harmonic // period
+            beside = [k for k in (at - 2, at - 1, at + 1, at + 2) if 0 < k < len(power) and k != at]
+            ratios.append(power[at] / power[beside].mean().clamp(min=1e-12))
+    return torch.stack(ratios).mean().item()
