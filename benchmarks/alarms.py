@@ -4,8 +4,7 @@
 
     python benchmarks/alarms.py --output alarms.json --seeds 0 1 2 3 4 -- --config train_scripts/presets/demo.yaml
 
-    python benchmarks/alarms.py --output alarms.json --seeds 0 1 2 3 4 -- \\
-        --config train_scripts/presets/demo.yaml
+Everything after `--` is passed to train_disback_sd.py. Healthy runs have these flags, others are broken on purpose.
 Prints and writes the health of each run at every measurement, and its alarms. A call that was stopped goes on.
 """
 
