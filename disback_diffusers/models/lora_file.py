@@ -106,8 +106,8 @@ class LoraFile:
             path = path / LORA_NAME
         if path.is_file():
             return path
-        repo, file = self._on_hub()
-        if repo is None or path.is_dir():
+        repo, file = (None, None) if Path(self.source).is_dir() else self._on_hub()
+        if repo is None:
             raise self._error(f"is no LoRA file and no folder with {LORA_NAME}.")
         try:
             with reading(repo):
