@@ -39,6 +39,9 @@ class LoraStart(LoraFile):
         self.check_layers(roles.network)
         slot, config = roles.state_dict(name), roles.lora_config(name)
         rank, scale, kept, total = config["r"], config["lora_alpha"] / config["r"], 0.0, 0.0
+        for key, value in slot.items():
+            if ".lora_B." in key and not value.is_meta:
+                value.zero_()  # the teacher, where the file has nothing
         for layer in self.layers:
             keys = [f"{layer}.lora_{factor}.weight" for factor in "AB"]
             ours, theirs = [slot[key] for key in keys], [self.state[key] for key in keys]
@@ -47,7 +50,6 @@ class LoraStart(LoraFile):
             down, up = theirs[0].flatten(1), self.scales[layer] / scale * theirs[1].flatten(1)
             down, up, values = _cut(down, up, rank)
             kept, total = kept + values[:rank].square().sum().item(), total + values.square().sum().item()
-            ours[1].zero_()
             ours[0][: len(down)].copy_(down.view(-1, *ours[0].shape[1:]))
             ours[1][:, : len(down)].copy_(up.view(*up.shape, *ours[1].shape[2:]))
         return kept / total if total else 1.0

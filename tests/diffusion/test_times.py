@@ -136,3 +136,11 @@ def test_times_of_a_noise_ratio():
     assert times[3] == 999
     zero_snr = NoiseSchedule.from_scheduler(DDPMScheduler(rescale_betas_zero_snr=True).config)
     assert times_of_noise(zero_snr, levels[:3]).max() < 999  # where the ratio is infinite
+
+
+def test_times_up_to_a_last_one():
+    times, share = UniformTimes(20, 980), torch.tensor([0.0, 0.5, 0.999999, 0.999999, 0.7])
+    found = times.up_to(torch.tensor([399, 399, 399, 999, 5]), share)
+    assert found.tolist() == [20, 210, 399, 980, 20] and found.dtype == torch.long
+    many = times.up_to(torch.full((N,), 23), torch.rand(N, generator=generator()))
+    assert many.unique().tolist() == [20, 21, 22, 23]

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UniPCMultistepScheduler
+from diffusers import AutoencoderKL, DiffusionPipeline, UniPCMultistepScheduler
 from tiny_models import save_sd
 from tiny_students import noise
 
@@ -204,3 +204,13 @@ def test_a_family_is_unconditional_and_without_a_vae_unless_it_says_otherwise():
     assert len(conditions) == 2 and conditions.tensors == family.example_conditions().tensors == {}
     with pytest.raises(UsageError, match="^is for teachers with a VAE, and this one has none: leave it out"):
         family.use_vae("vae")
+
+
+def test_encoding_undoes_decoding(sd_folder):
+    """As far as a VAE of random weights does: it is the mean of its posterior, scaled."""
+    family = open_teacher(str(sd_folder))
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    vae = AutoencoderKL.from_pretrained(sd_folder, subfolder="vae")
+    expected = vae.encode(2 * images - 1).latent_dist.mean * vae.config.scaling_factor
+    torch.testing.assert_close(family.encode(images), expected, atol=1e-5, rtol=1e-4)
+    assert family.image_size((4, 16, 8)) == (32, 16) and family.grid_period == 2

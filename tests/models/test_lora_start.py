@@ -44,6 +44,7 @@ def difference(ours, theirs):
 @pytest.mark.parametrize("rank, alpha", [(RANK, ALPHA), (RANK, 1.0), (2 * RANK + 1, 3.0)])
 def test_a_role_of_enough_rank_becomes_the_lora(source, file, rank, alpha):
     roles = empty_role(source, rank, alpha)
+    roles.randomize("student", seed=5)  # whatever was there
     kept = LoraStart(file, source.network.config).write_into(roles, "student")
     assert kept == pytest.approx(1, abs=1e-9)
     source.use("student"), roles.use("student")
@@ -51,6 +52,16 @@ def test_a_role_of_enough_rank_becomes_the_lora(source, file, rank, alpha):
     roles.use()
     with source():
         assert difference(roles, source) < 1e-6, "the base is as it was"
+
+
+def test_what_the_file_leaves_out_is_the_teacher(source, tmp_path):
+    state = {key: value for key, value in load_file(save_kohya(tmp_path / "l", source)).items() if "mid_block" in key}
+    save_file(state, tmp_path / "mid.safetensors")
+    roles = empty_role(source, RANK, 1.0)
+    roles.randomize("student", seed=5)
+    LoraStart(str(tmp_path / "mid.safetensors"), source.network.config).write_into(roles, "student")
+    for key, value in roles.state_dict("student").items():
+        assert "lora_A" in key or value.any() == ("mid_block" in key)
 
 
 def test_the_spare_rank_can_learn(source, file):

@@ -25,6 +25,8 @@ def make(make_context, tmp_path):
             context.roles.randomize(role, seed=seed)
         made = OBJECTIVES[objective](context.student, context.networks.fake, context.args.objective)
         made.target = context.networks.teacher
+        for module in made.modules.values():  # so that each of its losses matters
+            module.layers[-1].weight.data *= 50
         return context, made
 
     return build
@@ -92,7 +94,7 @@ def test_sid_without_the_scores_gradient_would_be_another(make):
 
 
 @pytest.mark.parametrize("objective, divergence", [("gan", None), ("fdiv", "forward_kl"), ("fdiv", "js")])
-@pytest.mark.parametrize("penalty", [0.0, 2.0])
+@pytest.mark.parametrize("penalty", [0.0, 20.0])
 def test_gan_adds_both_losses_of_a_discriminator(make, objective, divergence, penalty):
     settings = {"gan_weight": 0.7, "discriminator_weight": 0.3, "gan_r1_weight": penalty}
     context, made = make(objective, **settings, **({"divergence": divergence} if divergence else {}))
@@ -109,7 +111,9 @@ def test_gan_adds_both_losses_of_a_discriminator(make, objective, divergence, pe
     loss = softplus(-of_real).mean() + softplus(generated).mean()
     if penalty:
         shifted = logit(fake.output_and_features(real_t + 0.1 * real.shift, batch.t, real.conditions)[1])
-        loss = loss + penalty * ((shifted - of_real) / 0.1).square().mean()
+        term = penalty * ((shifted - of_real) / 0.1).square().mean()
+        assert term > 0.01 * loss
+        loss = loss + term
     expected = (output - batch.noise).square().mean() + 0.3 * loss
     torch.testing.assert_close(found["fake"], expected, rtol=1e-4, atol=1e-6)
 
@@ -129,7 +133,7 @@ def test_gan_adds_both_losses_of_a_discriminator(make, objective, divergence, pe
 
 def test_without_captions_both_kinds_are_seen_under_the_empty_prompt(make, tmp_path):
     folder = save_folder(tmp_path / "bare", captions=[None] * 4)
-    context, objective = make("gan", real_images=folder)
+    context, objective = make("gan", real_images=folder, discriminator_weight=5.0)
     batch, fake = context.batches.make("check", 1), context.networks.fake
     torch.testing.assert_close(batch.real(0).conditions.tensors["text"], batch.empty.tensors["text"])
     assert batch.seen_conditions is batch.empty
@@ -141,8 +145,19 @@ def test_without_captions_both_kinds_are_seen_under_the_empty_prompt(make, tmp_p
         objective.discriminator(fake.features(x, batch.t, batch.empty)) for x in (real_t, x_t.detach())
     )
     denoising = (fake.output(x_t.detach(), batch.t, batch.score_conditions) - batch.noise).square().mean()
-    expected = denoising + 0.01 * (softplus(-of_real).mean() + softplus(generated).mean())
-    torch.testing.assert_close(found["fake"], expected, rtol=1e-4, atol=1e-6)
+    expected = denoising + 5 * (softplus(-of_real).mean() + softplus(generated).mean())
+    torch.testing.assert_close(found["fake"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_real_images_keep_their_captions_or_are_emptied_as_prompts_are(make):
+    for share in (0.0, 0.99):
+        context, _ = make("gan", proportion_empty_prompts=share)
+        batch, samples = context.batches.make("check", 1, size=6), context.batches.real.samples
+        real, encode = batch.real(0), context.family.load_encoder("cpu")
+        rows = torch.randint(6, (6,), generator=batch.random("real", 0)).tolist()
+        torch.testing.assert_close(real.samples, samples.rows((16, 16), rows))
+        wanted = [""] * 6 if share else [samples.captions[row] for row in rows]
+        torch.testing.assert_close(real.conditions.tensors["text"], encode(wanted).tensors["text"])
 
 
 def test_further_updates_of_the_fake_score_train_the_discriminator_on_other_images(make):
@@ -153,6 +168,12 @@ def test_further_updates_of_the_fake_score_train_the_discriminator_on_other_imag
     assert not torch.equal(first.noise, second.noise) and torch.equal(first.noise, batch.real(0).noise)
     (role, loss), metrics = objective.fake_score_losses(batch, 1)
     assert role == "fake" and {"loss_fake", "loss_discriminator"} <= metrics.keys()
+    noise, t = batch.fresh_noise(1)
+    schedule, fake = context.family.schedule, context.networks.fake
+    x_t, real_t = schedule.add_noise(batch.samples, noise, t), schedule.add_noise(second.samples, second.noise, t)
+    generated = objective.discriminator(fake.features(x_t, t, batch.score_conditions))
+    expected = softplus(-objective.discriminator(fake.features(real_t, t, second.conditions))).mean()
+    torch.testing.assert_close(metrics["loss_discriminator"], (expected + softplus(generated).mean()).detach())
     found = torch.autograd.grad(loss, list(objective.discriminator.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in found)
 
