@@ -15,7 +15,7 @@ from .matching import DistributionMatching
 
 
 PENALTY_DISTANCE = 0.1  # how far the gradient penalty shifts real samples
-SHARE_TO_BOTTLENECK = 0.5  # of a forward, as it is counted
+FORTH_AND_BACK = 1  # forwards: to the middle of the network and back, as it is counted
 
 
 class Adversarial(DistributionMatching):
@@ -32,8 +32,7 @@ class Adversarial(DistributionMatching):
     @classmethod
     def forwards(cls, settings: ObjectiveArguments) -> float:
         """As in `Objective`. The discriminator's forwards end in the middle of the network."""
-        generators = 2 * SHARE_TO_BOTTLENECK
-        return super().forwards(settings) + generators + cls._discriminator_forwards(settings)
+        return super().forwards(settings) + FORTH_AND_BACK + cls._discriminator_forwards(settings)
 
     @classmethod
     def fake_score_forwards(cls, settings: ObjectiveArguments) -> float:
@@ -42,7 +41,7 @@ class Adversarial(DistributionMatching):
 
     @staticmethod
     def _discriminator_forwards(settings):
-        return 2 * SHARE_TO_BOTTLENECK * (1 + (settings.gan_r1_weight > 0))
+        return FORTH_AND_BACK * (1 + (settings.gan_r1_weight > 0))
 
     def losses(self, batch: Batch) -> Losses:
         """As in `Objective`."""
