@@ -31,6 +31,7 @@ from disback_diffusers.training.arguments import DistillationArguments
 from disback_diffusers.training.batches import BatchSource
 from disback_diffusers.training.distill import Distillation
 from disback_diffusers.training.networks import Networks
+from disback_diffusers.training.objectives import DistributionMatching
 from disback_diffusers.training.parallel import Replicated
 from disback_diffusers.training.run_folder import RunFolder
 from disback_diffusers.training.sources import Sources
@@ -98,7 +99,7 @@ def distillation(
     run_folder, sources = RunFolder(folder), Sources(family, [""], [], 0, start, None)
     trainer = Trainer(Accelerator(cpu=True), parallel, run_folder, args.run, probes=[DistanceToData(family, student)])
     run_folder.open(args.settings())
-    return Distillation(args, sources, parallel, run_folder, networks, batches, None, trainer)
+    return Distillation(args, sources, parallel, run_folder, networks, batches, None, trainer, DistributionMatching)
 
 
 def train(run: Distillation) -> dict[str, list]:
