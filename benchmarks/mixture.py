@@ -25,6 +25,7 @@ from disback_diffusers.data.bank import PromptBank
 from disback_diffusers.diffusion.times import training_times
 from disback_diffusers.evaluation.curves import add_seconds, read_log
 from disback_diffusers.files import user_path
+from disback_diffusers.models.conditions import Conditions
 from disback_diffusers.models.denoiser import Denoiser
 from disback_diffusers.models.roles import Roles
 from disback_diffusers.training.arguments import DistillationArguments
@@ -73,7 +74,7 @@ class DistanceToData:
 
     def points(self):
         with torch.no_grad(), self.student.averaged():
-            return self.student(self.z, None)
+            return self.student(self.z, Conditions(rows=len(self.z)))
 
     def __call__(self):
         return {"distance": sliced_wasserstein(self.points(), self.real)}
