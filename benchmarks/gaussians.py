@@ -117,6 +117,8 @@ class Gaussians(Family):
 class CloudStudent:
     """What a student starts as: a `Cloud`, or the teacher at the largest noise. In the place of `FullStudent`."""
 
+    fingerprint_key = None
+
     def __init__(self, ema_decay: float, offset: float, spread: float, as_teacher: bool = False):
         self.ema_decay, self.offset, self.spread, self.as_teacher = ema_decay, offset, spread, as_teacher
 
