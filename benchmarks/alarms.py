@@ -10,13 +10,17 @@ Prints and writes the health of each run at every measurement, and its alarms. A
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import diffusers
+import torch
+
 from disback_diffusers.evaluation.curves import read_log
-from disback_diffusers.evaluation.health import BANDS
+from disback_diffusers.evaluation.health import BANDS, Monitor
 from disback_diffusers.files import user_path
 
 
@@ -42,17 +46,37 @@ def parse_args():
 
 
 def run(words: list[str], folder: Path) -> dict:
-    """Train, and return the measurements and the alarms."""
+    """Train, and return the measurements; those of the scores are of one update each."""
     done = subprocess.run([sys.executable, str(SCRIPT), *words, "--output_dir", str(folder)])
     lines = [line for line in read_log(folder)["backtracking"] if "alarms" in line]
-    names = ["step", *BANDS, "relative_gap", "score_cosine", "alarms"]
+    names = ["step", *BANDS, "relative_gap", "score_cosine"]
     rows = [{name: line[name] for name in names if name in line} for line in lines]
-    return {"exit": done.returncode, "alarms": sorted({name for row in rows for name in row["alarms"]}), "rows": rows}
+    return {"exit": done.returncode, "rows": rows}
+
+
+def write(output: Path, record: dict) -> None:
+    """Write the runs so far; their alarms are those of the present ranges."""
+    for found in record["runs"].values():
+        monitor, alarms = Monitor(found["rows"][-1]["step"]), set()
+        for row in found["rows"]:
+            monitor.add({name: row[name] for name in BANDS if row.get(name) is not None})
+            monitor.measure(row["step"])
+            alarms |= set(monitor.alarms)
+            row.pop("alarms", None)
+        found["alarms"] = sorted(alarms)
+    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     args = parse_args()
-    record = json.loads(args.output.read_text()) if args.output.is_file() else {"flags": args.flags, "runs": {}}
+    record = json.loads(args.output.read_text()) if args.output.is_file() else {"runs": {}}
+    if record.get("flags", args.flags) != args.flags:
+        raise SystemExit(f"{args.output} is of other flags: give another --output.")
+    record |= {
+        "flags": args.flags,
+        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
+    }
     for arm in args.arms:
         for seed in args.seeds if arm == "healthy" else args.seeds[:1]:
             name = f"{arm}; seed {seed}"
@@ -65,7 +89,8 @@ def main() -> None:
                 words += ["--validation_steps", "0", "--checkpointing_steps", "1000000"]
                 words += ARMS[arm].format(prompt=prompt).split()
                 record["runs"][name] = run(words, Path(temporary) / "run")
-            args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write(args.output, record)
+    write(args.output, record)
     for name, found in record["runs"].items():
         print(f"{name}: {', '.join(found['alarms']) or 'no alarm'}")
 

@@ -33,7 +33,10 @@ BANDS = {
         "far more of the image is clipped than of the teacher's: lower --guidance_scale or --guidance_max_timestep",
     ),
     "contrast": Band(
-        0.6, 1.6, "the samples have another standard deviation than the teacher's: lower --learning_rate"
+        0.7,
+        1.3,
+        "the samples have another standard deviation than the teacher's: see that the fake score "
+        "keeps up (--fake_score_learning_rate), or lower --guidance_scale",
     ),
     "grid": Band(0.0, 3.0, "the images have the texture of the VAE's grid: stop earlier, or lower --learning_rate"),
     "score_ratio": Band(

@@ -51,8 +51,8 @@ def test_means_between_two_measurements_count():
     [
         ("diversity", 0.4, "at least 0.5"),
         ("saturation", 0.2, "at most 0.1"),
-        ("contrast", 0.5, "0.6 to 1.6"),
-        ("contrast", 1.7, "0.6 to 1.6"),
+        ("contrast", 0.5, "0.7 to 1.3"),
+        ("contrast", 1.7, "0.7 to 1.3"),
         ("grid", 3.5, "at most 3"),
     ],
 )
