@@ -54,14 +54,9 @@ class HealthProbe:
             self._teacher = self._measured(self._of_teacher)
         with self.networks.student.averaged():
             student = self._measured(self.networks.student)
-        metrics = {
-            "diversity": student["variation"] / self._teacher["variation"],
-            "saturation": student["clipped"] - self._teacher["clipped"],
-            "contrast": student["std"] / self._teacher["std"],
-        }
-        if "grid" in student:
-            metrics["grid"] = student["grid"] / self._teacher["grid"]
-        return metrics
+        ratios = {name: student[name] / (self._teacher[name] or math.nan) for name in student}
+        found = {"diversity": ratios["variation"], "saturation": student["clipped"] - self._teacher["clipped"]}
+        return {**found, **{name: ratios[name] for name in ("contrast", "grid") if name in ratios}}
 
     def _of_teacher(self, z, conditions):
         given = self.networks.teacher, z, conditions, self.batches.empty(len(z))
@@ -73,13 +68,13 @@ class HealthProbe:
             return sample(self.z[rows].to(self.parallel.device), conditions).float().cpu()
 
         x0 = self.parallel.map(generated, len(self.prompts), 1)  # one by one: memory was planned for training alone
-        if not x0.isfinite().all():
-            return dict.fromkeys(("variation", "clipped", "std"), math.nan)
-        images = torch.cat([self.networks.family.decode(row[None].to(self.parallel.device)) for row in x0])
-        period = self.networks.family.grid_period
-        return {
+        family = self.networks.family
+        images = torch.cat([family.decode(row[None].to(self.parallel.device)) for row in x0])
+        measured = {
             "variation": variation(x0.unflatten(0, (-1, SEEDS))),
             "clipped": clipped(images),
-            "std": x0.std().item(),
-            **({"grid": grid_power(images, period)} if period else {}),
+            "contrast": x0.std().item(),
         }
+        if family.grid_period:
+            measured["grid"] = grid_power(images, family.grid_period)
+        return measured if x0.isfinite().all() else dict.fromkeys(measured, math.nan)

@@ -108,6 +108,8 @@ class Plan:
     def _start(self):
         student = self.args.student
         timestep, sigma = student.conditioning_timestep, student.conditioning_sigma
+        if student.student_steps > 1:
+            return f"{student.student_steps} steps at {student.timesteps}"
         return f"timestep {timestep}" if sigma is None else f"noise level {sigma:g}"
 
     def _student_kind(self):

@@ -64,8 +64,15 @@ def test_samples_that_are_no_numbers(probe):
     context, found = probe
     for shadow in context.student.ema.shadow_params:
         shadow.fill_(math.nan)
-    metrics = found()
-    assert all(math.isnan(metrics[name]) for name in ("diversity", "saturation", "contrast"))
+    assert all(math.isnan(value) for value in found().values())
+
+
+def test_a_teacher_whose_samples_are_no_numbers(probe, monkeypatch):
+    context, found = probe
+    monkeypatch.setattr(context.family, "sample", lambda teacher, z, *args: z * math.nan)
+    assert all(math.isnan(value) for value in found().values())
+    found._teacher = {"variation": 0.0, "clipped": 0.0, "contrast": 0.0, "grid": 0.0}  # samples of one colour
+    assert math.isnan(found()["diversity"])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from real_images import save_folder
 from safetensors.torch import load_file
 from tiny_students import lora_student, save_peft
 
@@ -169,3 +170,33 @@ def test_a_given_path_is_reused(make_args, switching, walked):
 def test_the_verdict_without_a_gpu(make_plan):
     rows = make_plan().rows()
     assert rows[-1][0] == "GPU" and "computed, not measured" in rows[-2][1]
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, {"stage 2": "8 updates of 5 forwards", "student": "lora, timestep 399"}),
+        (
+            {"student_steps": 4},
+            {"stage 2": "8 updates of 6.5 forwards", "student": "lora, 4 steps at 399,299,199,99"},
+        ),
+        ({"objective": "sid", "fake_score_updates_per_step": 3}, {"stage 2": "8 updates of 11 forwards"}),
+        (
+            {"objective": "dmd_regression", "teacher_pairs": 2000, "warmup_pairs": 300},
+            {
+                "stage 2": "8 updates of 7 forwards",
+                "pairs": "2,000 of the teacher, in 25 steps",
+                "warm-up": "300 updates of the student by regression on pairs",
+            },
+        ),
+    ],
+)
+def test_what_an_update_costs(make_plan, settings, expected):
+    rows = dict(make_plan(**settings).rows())
+    assert {name: text for name, text in expected.items() if not rows[name].startswith(text)} == {}
+    assert ("pairs" in rows) == ("pairs" in expected)
+
+
+def test_a_discriminator_costs_half_forwards(make_plan, tmp_path):
+    settings = {"objective": "gan", "real_images": save_folder(tmp_path / "real"), "fake_score_updates_per_step": 2}
+    assert "8 updates of 10 forwards" in dict(make_plan(**settings).rows())["stage 2"]
