@@ -25,7 +25,7 @@ PROMPTS = ("a red cat", "a blue dog", "a photo of the square", "on a circle", "t
 QUICK = {"degradation_steps": 8, "degradation_nodes": 3, "steps_per_node": 2, "max_train_steps": 8, "lora_rank": 4,
          "train_batch_size": 2, "learning_rate": 1e-3, "fake_score_learning_rate": 1e-3,
          "degradation_learning_rate": 1e-3, "guidance_scale": 1.0, "resolution": ["16"],
-         "lora_target_modules": ["to_q", "to_v", "conv1"]}  # fmt: skip
+         "lora_target_modules": ["to_q", "to_v", "conv1"], "log_health_every": 0}  # fmt: skip
 
 
 @dataclass
