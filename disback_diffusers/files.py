@@ -17,7 +17,7 @@ from .errors import RunError
 LORA_NAME = "pytorch_lora_weights.safetensors"  # as diffusers names a LoRA's file
 TEACHER_LORA_NAME = "teacher_lora.safetensors"  # a LoRA that the base of a LoRA student has
 CONFIG_NAME = "disback_config.json"  # of a student: how it is loaded and called
-BEST_FOLDER = "best"  # of a run: the student that a metric liked best
+BEST_FOLDER = "best"  # of a run: the student with the lowest value of a metric
 LOG = "log.jsonl"  # of a run: a line a logged step
 DIGESTED = 1 << 20  # bytes of either end of a weights file: enough to distinguish two trainings
 

@@ -14,6 +14,13 @@ class Band:
     high: float
     advice: str
 
+    @property
+    def usual(self) -> str:
+        """The range in words."""
+        if self.low > 0 and self.high < NEVER:
+            return f"{self.low:g} to {self.high:g}"
+        return f"at least {self.low:g}" if self.low > 0 else f"at most {self.high:g}"
+
     def holds(self, value: float) -> bool:
         """Whether a value is in the range."""
         return self.low <= value <= self.high
@@ -88,10 +95,7 @@ class Monitor:
                 self.outside[name] = self.outside.get(name, 0) + 1
         for name in [name for name in self.alarms if name not in before]:
             band = BANDS[name]
-            usual = f"at most {band.high:g}" if band.low in (0, -NEVER) else f"at least {band.low:g}"
-            if NEVER not in (band.high, -band.low) and band.low:
-                usual = f"{band.low:g} to {band.high:g}"
-            lines.append(f"Alarm at update {step}: {name} is {means[name]:.3g}, usual is {usual}: {band.advice}.")
+            lines.append(f"Alarm at update {step}: {name} is {means[name]:.3g}, usual is {band.usual}: {band.advice}.")
         return lines
 
 

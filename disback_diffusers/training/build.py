@@ -108,7 +108,7 @@ def _real_data(sources, buckets, encode, parallel, folder, cache, encoder_id) ->
                 list(sizes.values()),
                 lambda images: family.encode(images.to(parallel.device)),
                 folder / "real_images",
-                encoder_id,
+                f"{encoder_id} {family.image_encoder}",
                 show_progress=parallel.is_main,
             )
         samples = Samples(file, "--real_images")

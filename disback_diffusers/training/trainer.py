@@ -45,7 +45,7 @@ class Trainer:
         folder (`RunFolder`).
         settings (`RunArguments`): when to log, save and validate.
         validator (`Validator`, *optional*): generates samples of the student.
-        best (`BestStudent`, *optional*): keeps the student that it likes best.
+        best (`BestStudent`, *optional*): keeps the student with the lowest value of a metric.
         probes (*optional*): each measures the student every `every` updates; called, it returns metrics by name.
     """
 

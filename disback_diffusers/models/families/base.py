@@ -199,6 +199,11 @@ class Family:
         """Height and width in pixels of the image of a sample of this shape, without n."""
         return shape[-2], shape[-1]
 
+    @property
+    def image_encoder(self) -> str:
+        """Identifies what `encode` encodes with, where that is not the teacher's own."""
+        return ""
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images `(n, 3, H, W)` in [0, 1] to samples `(n, ...)`, float32 on the CPU: what `decode` undoes."""
         raise NotImplementedError

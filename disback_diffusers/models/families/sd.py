@@ -204,6 +204,11 @@ class StableDiffusion(Family):
         """As in `Family`."""
         return shape[-2] * self.vae_scale_factor, shape[-1] * self.vae_scale_factor
 
+    @property
+    def image_encoder(self) -> str:
+        """As in `Family`."""
+        return self._autoencoder.other or ""
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """As in `Family`; between calls the VAE is on the CPU."""
         return self._autoencoder.encode(images)

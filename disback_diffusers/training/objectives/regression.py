@@ -22,8 +22,8 @@ def regression_loss(student: Student, batch: Batch) -> torch.Tensor:
 class RegressedMatching(DistributionMatching):
     """Eq. 8 and a regression on pairs of noise and the teacher's sample.
 
-    Of a student of several steps it is the first one that is regressed, which keeps the samples diverse: later steps
-    only refine them.
+    Of a student of several steps it is the first one that is regressed: it decides what is in the image, and later
+    steps refine it.
     """
 
     needs_pairs = True
