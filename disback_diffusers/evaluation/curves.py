@@ -136,7 +136,9 @@ def _figure(title, stages, panels):
             _mark_switches(axes, stages[stage], along)
         axes.set_xlabel(f"updates of {stage}" if along == "step" else "seconds of training, both stages")
         axes.set_title(LABELS[key], fontsize="medium")
-        axes.set_ylim(min(0, 1.05 * min(values)), 1.05 * max(0, *values) or 1)  # all of the highest point
+        low, high = min(0, *values), max(0, *values)
+        margin = 0.05 * (high - low) or 1  # all of the highest and the lowest point
+        axes.set_ylim(low - (margin if low < 0 else 0), high + margin)
         axes.grid(alpha=0.3)
     return figure
 
