@@ -41,6 +41,8 @@ ARMS = {
     "gan, weights 0.03": f"--objective gan {REAL} --gan_weight 0.03 --discriminator_weight 0.03",
     "fdiv, js": f"--objective fdiv {REAL}",
     "fdiv, forward_kl": f"--objective fdiv {REAL} --divergence forward_kl",
+    "asd": "--objective asd",
+    "swiftbrush": "--gradient_weighting vsd --fake_guidance_scale 3 --guidance_max_timestep 999",
     "dmd_regression": f"--objective dmd_regression {PAIRS}",
     "dmd, warmup_pairs 50": f"--warmup_pairs 50 {PAIRS}",
     "dmd, 2 steps": "--student_steps 2",

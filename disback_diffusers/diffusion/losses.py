@@ -51,6 +51,38 @@ def denoising_loss(
     return errors.mean() if reduction == "mean" else errors.reshape(len(errors), -1).mean(1)
 
 
+def adversarial_score_loss(
+    model_output: torch.Tensor,
+    target_output: torch.Tensor,
+    x0: torch.Tensor,
+    noise: torch.Tensor,
+    t: Time,
+    schedule: NoiseSchedule,
+    gamma: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss of a fake score that is pushed away from the target (ASD, Wei et al., 2024).
+
+    With gamma = 0 it is the denoising loss, whose minimum is the score s of the samples. With gamma in (-1, 0) the
+    minimum is s + gamma / (1 + gamma) (s_target - s): its difference to s_target is 1 / (1 + gamma) times as large.
+
+    Args:
+        model_output, target_output (`torch.Tensor` of shape `(n, ...)`): predictions of the fake score and the target
+            at the same x_t, of the same parameterisation.
+        x0, noise, t, schedule: as in `denoising_loss`.
+        gamma (`float`): weight of the squared distance to the target.
+
+    Returns:
+        three scalars: the loss, the denoising loss, and the mean squared distance to the target.
+
+    Raises:
+        ValueError: as in `denoising_loss`.
+    """
+    denoising = denoising_loss(model_output, x0, noise, t, schedule)
+    model_output, target_output = same_shape_floats(model_output=model_output, target_output=target_output.detach())
+    distance = (model_output - target_output).square().mean()
+    return denoising + gamma * distance, denoising, distance
+
+
 @torch.no_grad()
 def distribution_matching_gradient(
     x0: torch.Tensor,

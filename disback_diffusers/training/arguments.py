@@ -256,9 +256,11 @@ def check_limits(field: Field, value: Any) -> None:
     above, at_least, below = (field.metadata[name] for name in ("above", "at_least", "below"))
     if value is None or (above, at_least, below) == (None, None, None):
         return
+    end = math.inf if below is None else below
     if above is not None:
-        if not above < value < math.inf:
-            raise UsageError(f"--{field.name} must be a number greater than {above}, not {value}.")
-    elif not at_least <= value < (math.inf if below is None else below):  # also refuses NaN
+        if not above < value < end:
+            limit = "" if below is None else f" and below {below}"
+            raise UsageError(f"--{field.name} must be a number greater than {above}{limit}, not {value}.")
+    elif not at_least <= value < end:  # also refuses NaN
         limit = " or greater" if below is None else f" or greater, and below {below}"
         raise UsageError(f"--{field.name} must be {at_least}{limit}, not {value}.")

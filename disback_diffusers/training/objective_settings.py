@@ -8,17 +8,18 @@ from .flags import NOTHING, PATH, flag
 from .settings import GAN
 
 
-MATCHING = ("dmd", *GAN, "dmd_regression")  # objectives with Eq. 8
+MATCHING = ("dmd", *GAN, "asd", "dmd_regression")  # objectives with Eq. 8
 
 
 @dataclass
 class ObjectiveArguments:
     """The losses of stage 2."""
 
-    objective: Literal["dmd", "sid", "gan", "fdiv", "dmd_regression"] = flag(
+    objective: Literal["dmd", "sid", "gan", "fdiv", "asd", "dmd_regression"] = flag(
         "dmd",
         "What the student minimises: dmd (Eq. 8), sid (score identity), gan (dmd and a discriminator of real images), "
-        "fdiv (gan for another divergence than the reverse KL), dmd_regression (dmd and pairs of the teacher).",
+        "fdiv (gan for another divergence than the reverse KL), asd (dmd with a fake score that is pushed away from "
+        "the target), dmd_regression (dmd and pairs of the teacher).",
     )
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
         None,
@@ -67,6 +68,13 @@ class ObjectiveArguments:
         0, "Updates at the start of stage 2 in which the fake score alone is trained.", at_least=0
     )
     sid_alpha: float = flag(1.0, "SiD's alpha; 1 to 1.2 in the paper.", at_least=0, objectives=("sid",))
+    asd_gamma: float = flag(
+        -0.75,
+        "Weight of the fake score's distance to the target; ASD uses -0.75.",
+        objectives=("asd",),
+        above=-1,
+        below=0,
+    )
     gan_weight: float = flag(5e-3, "Weight of the student's GAN loss.", above=0, objectives=GAN)
     discriminator_weight: float = flag(
         1e-2, "Weight of the discriminator's loss in the fake score's.", above=0, objectives=GAN

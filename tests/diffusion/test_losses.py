@@ -10,6 +10,7 @@ import torch
 from diffusers import EDMEulerScheduler
 
 from disback_diffusers.diffusion.losses import (
+    adversarial_score_loss,
     denoising_loss,
     distribution_matching_gradient,
     surrogate_loss,
@@ -117,6 +118,27 @@ def test_denoising_loss_reduces_in_float32():
     assert loss.dtype == torch.float32
     expected = (output.double() - noise.double()).square().mean()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, -0.5, -0.75])
+def test_adversarial_score_is_beyond_that_of_the_samples(gamma):
+    """The gradient is 0 at s + gamma / (1 + gamma) (s_target - s), and nowhere else: the loss is convex."""
+    (schedule, t), (student, target) = SCHEDULES["vp"], student_and_target()
+    z, noise = points(2 * D).split(D, dim=1)
+    x0 = student.mean + z @ student.root.T
+    x_t = schedule.add_noise(x0, noise, t)
+    alpha, sigma = (x[0, 0] for x in schedule.alpha_sigma(t, x_t))
+    own, away_from = ((x_t - alpha * data.posterior_mean(x_t, alpha, sigma)) / sigma for data in (student, target))
+    best = own + gamma / (1 + gamma) * (away_from - own)
+    slope, offset = torch.zeros(D, D, dtype=torch.float64).requires_grad_(), best.new_zeros(D).requires_grad_()
+    output = best + x_t @ slope + offset
+    loss, denoising, distance = adversarial_score_loss(output, away_from, x0, noise, t, schedule, gamma)
+    for gradient in torch.autograd.grad(loss, (slope, offset), retain_graph=True):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-10, rtol=0)
+    (curvature,) = torch.autograd.grad(torch.autograd.grad(loss, offset, create_graph=True)[0].sum(), offset)
+    torch.testing.assert_close(curvature, torch.full_like(curvature, 2 * (1 + gamma) / D))
+    torch.testing.assert_close(denoising, denoising_loss(output, x0, noise, t, schedule))
+    torch.testing.assert_close(distance, (own - away_from).square().mean() / (1 + gamma) ** 2)
 
 
 def test_denoising_loss_refusals():

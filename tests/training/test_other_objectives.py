@@ -64,6 +64,48 @@ def collected(objective, batch):
     return dict(losses), metrics
 
 
+def test_asd_pushes_its_fake_score_away_from_the_target(make):
+    """And follows the guided target; the distance is to the one without guidance."""
+    context, objective = make("asd", asd_gamma=-0.6)
+    batch = context.batches.make("check", 1)
+    found, metrics = collected(objective, batch)
+    x0, samples, x_t, fake, target = written_out(context, batch)
+    weighted = (fake - target).detach() / distance(samples, target)
+    expected = gradients((x0 * weighted).sum() / x0.numel(), context)
+    torch.testing.assert_close(gradients(found["student"], context), expected, rtol=1e-3, atol=1e-7)
+
+    x_t, parameters = x_t.detach(), context.networks.fake.parameters()
+    output, away_from = (
+        denoiser.output(x_t, batch.t, batch.score_conditions)
+        for denoiser in (context.networks.fake, context.networks.teacher)
+    )
+    denoising, away = (output - batch.noise).square().mean(), (output - away_from.detach()).square().mean()
+    torch.testing.assert_close(found["fake"], denoising - 0.6 * away, rtol=1e-4, atol=1e-6)
+    for value, wanted in zip(
+        torch.autograd.grad(found["fake"], parameters, retain_graph=True),
+        torch.autograd.grad(denoising - 0.6 * away, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-6)
+    assert metrics["loss_fake"] == pytest.approx(denoising.item(), rel=1e-4)
+    assert "score_ratio" not in metrics, "it would raise an alarm"
+
+
+def test_further_updates_of_asd_are_pushed_away_too(make):
+    context, objective = make("asd")
+    batch = context.batches.make("check", 1)
+    collected(objective, batch)
+    (_, loss), metrics = objective.fake_score_losses(batch, 1)
+    noise, t = batch.fresh_noise(1)
+    x_t = context.family.schedule.add_noise(batch.samples, noise, t)
+    output, target = (
+        denoiser.output(x_t, t, batch.score_conditions) for denoiser in (context.networks.fake, objective.target)
+    )
+    expected = (output - noise).square().mean() - 0.75 * (output - target).square().mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    assert metrics["distance_to_target"] > 0
+
+
 @pytest.mark.parametrize("alpha", [1.0, 1.2])
 def test_sid_goes_through_both_scores(make, alpha):
     context, objective = make("sid", sid_alpha=alpha)
@@ -278,6 +320,8 @@ COSTS = [
     ("sid", {"guidance_scale": 1.0}, 7),
     ("sid", {}, 9),
     ("sid", {"fake_guidance_scale": 2.0}, 11),
+    ("asd", {}, 6),
+    ("asd", {"fake_guidance_scale": 2.0}, 7),
     ("gan", {}, 8),
     ("gan", {"gan_r1_weight": 1.0}, 9),
     ("fdiv", {}, 8),

@@ -2,6 +2,7 @@
 """What stage 2 minimises. Another objective is another class, with the same methods as `Objective`."""
 
 from .adversarial import Adversarial, FDivergence
+from .adversarial_score import AdversarialScore
 from .base import Losses, Objective
 from .matching import DistributionMatching
 from .regression import RegressedMatching
@@ -11,6 +12,7 @@ from .score_identity import ScoreIdentity
 __all__ = [
     "OBJECTIVES",
     "Adversarial",
+    "AdversarialScore",
     "DistributionMatching",
     "FDivergence",
     "Losses",
@@ -26,6 +28,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sid": ScoreIdentity,
     "gan": Adversarial,
     "fdiv": FDivergence,
+    "asd": AdversarialScore,
     "dmd_regression": RegressedMatching,
 }
 

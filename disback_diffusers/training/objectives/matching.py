@@ -37,18 +37,24 @@ class DistributionMatching(Objective):
 
     @torch.no_grad()
     def matching_gradient(
-        self, samples: torch.Tensor, x_t: torch.Tensor, batch: Batch, fake_output: torch.Tensor
+        self,
+        samples: torch.Tensor,
+        x_t: torch.Tensor,
+        batch: Batch,
+        fake_output: torch.Tensor,
+        target_output: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The student's gradient at its samples, and metrics.
 
         Args:
             samples, x_t (`torch.Tensor` of shape `(n, ...)`): the student's samples, without and with noise.
             fake_output (`torch.Tensor` of shape `(n, ...)`): of the fake score, for the prompts.
+            target_output (`torch.Tensor` of shape `(n, ...)`, *optional*): likewise, where it is known.
         """
         decoupled = self.settings.guidance_rule == "decoupled"
         scale = 1.0 if decoupled else self.settings.guidance_scale
         x0_fake = self.guided_x0(self.fake, x_t, batch, self.settings.fake_guidance_scale, fake_output)
-        x0_target = self.guided_x0(self.target, x_t, batch, scale)
+        x0_target = self.guided_x0(self.target, x_t, batch, scale, target_output)
         gradient = self._weighted(samples, x0_fake, x0_target, batch.t)
         if decoupled and self.settings.guidance_scale != 1:
             gradient = gradient + self._guidance_gradient(samples, batch)
