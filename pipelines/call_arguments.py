@@ -46,6 +46,20 @@ def chosen_timesteps(
     return choices[steps]
 
 
+def chosen_steps(num_inference_steps: int | None, timesteps: int | Sequence[int] | None, default: int) -> int:
+    """The number of steps of a call, of a student that takes any number.
+
+    Raises:
+        UsageError: It is no whole number greater than 0, or there are timesteps.
+    """
+    if timesteps is not None:
+        raise UsageError("timesteps: this student takes those of its scheduler; give num_inference_steps.")
+    steps = default if num_inference_steps is None else num_inference_steps
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1:
+        raise UsageError(f"num_inference_steps={steps!r} must be a whole number greater than 0.")
+    return steps
+
+
 def _whole_numbers(timesteps):
     """A number, or a list, array or tensor of numbers, as a list."""
     try:

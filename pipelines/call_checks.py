@@ -114,7 +114,8 @@ def _check_parts(pipe, arguments):
         if getattr(pipe, name) is None:
             instead = 'output_type="latent"' if name == "vae" else "prompt_embeds"
             raise UsageError(f"the pipeline was loaded with {name}=None: load it with one, or use {instead}.")
-    if "timesteps" not in inspect.signature(pipe.scheduler.set_timesteps).parameters:
+    takes_any_steps = pipe.config.get("inference_steps") or pipe.config.get("_inference_steps")
+    if not takes_any_steps and "timesteps" not in inspect.signature(pipe.scheduler.set_timesteps).parameters:
         raise UsageError(
             f"pipe.scheduler is a {type(pipe.scheduler).__name__}, which cannot start at the student's timestep: keep "
             "the scheduler the pipeline was loaded with."

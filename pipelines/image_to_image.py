@@ -3,6 +3,7 @@
 
 import inspect
 import os
+from numbers import Real
 
 from diffusers import (
     StableDiffusionImg2ImgPipeline,
@@ -21,7 +22,7 @@ from PIL.Image import Image
 from disback_diffusers.errors import UsageError
 
 from .adapters import StudentLoraMixin
-from .call_arguments import chosen_timesteps, without_effect
+from .call_arguments import chosen_steps, chosen_timesteps, without_effect
 from .call_checks import checked, finite_images
 from .pipeline_disback import DisBackPipeline
 from .pipeline_disback_xl import DisBackXLPipeline
@@ -31,7 +32,8 @@ from .schedulers import one_step_timestep
 class OneStepImagePipeline(StudentLoraMixin):
     """One step from an image with the noise of the conditioning timestep.
 
-    The student was trained for this noise level only, so `strength` is always 1, which adds exactly that noise.
+    The student was trained for this noise level only, so `strength` is always 1, which adds exactly that noise. A
+    student that has learned guidance alone (`--objective guidance`) takes any strength and number of steps.
     """
 
     def __call__(self, *args, **kwargs) -> BaseOutput | tuple:
@@ -49,6 +51,8 @@ class OneStepImagePipeline(StudentLoraMixin):
         if given.get("image") is None:
             raise UsageError("image is missing: the picture to start from.")
         given = {"prompt": None, "output_type": "pil", "image": _rgb(given.pop("image")), **given}
+        if own := self.config.get("_inference_steps"):
+            return self._in_many_steps(stock, given, own)
         if given.pop("strength", None) not in (1, None):
             raise UsageError("strength: the student starts from one noise level, which is strength=1.0; leave it out.")
         arguments = checked(self, without_effect(given))
@@ -56,6 +60,16 @@ class OneStepImagePipeline(StudentLoraMixin):
         steps, timesteps = arguments.pop("num_inference_steps", None), arguments.pop("timesteps", None)
         fixed = {"strength": 1.0, "timesteps": chosen_timesteps(choices, steps, timesteps)}
         return finite_images(self, stock, {**arguments, **fixed})
+
+    def _in_many_steps(self, stock, given, default):
+        """Of a student that has learned guidance alone: any strength and number of steps."""
+        arguments = checked(self, without_effect(given))
+        steps, timesteps = arguments.pop("num_inference_steps", None), arguments.pop("timesteps", None)
+        arguments["num_inference_steps"] = steps = chosen_steps(steps, timesteps, default)
+        strength = arguments.get("strength", 1)
+        if not isinstance(strength, Real) or not 0 < strength <= 1 or int(steps * strength) < 1:
+            raise UsageError(f"strength={strength!r} must be at most 1, and at least 1/{steps} for {steps} steps.")
+        return finite_images(self, stock, arguments)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """As `DisBackPipeline.save_pretrained`."""

@@ -27,6 +27,8 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
         few_step (`bool`, *optional*): whether the student is an LCM-LoRA that was also trained at later timesteps, for
             2, 4 and 8 steps.
         student_timesteps (`list[int]`, *optional*): the timesteps of a student that generates in several steps.
+        inference_steps (`int`, *optional*): the default number of steps of a student that has learned guidance alone
+            (`--objective guidance`). It keeps `scheduler` as it is.
     """
 
     stock_class = StableDiffusionPipeline
@@ -46,6 +48,7 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
         conditioning_timestep: int | None = None,
         few_step: bool = False,
         student_timesteps: list[int] | None = None,
+        inference_steps: int | None = None,
     ):  # diffusers' `from_pipe` inspects these types
         super().__init__(
             vae,
@@ -58,7 +61,7 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
             image_encoder,
             requires_safety_checker,
         )
-        self._make_student(conditioning_timestep, few_step, student_timesteps)
+        self._make_student(conditioning_timestep, few_step, student_timesteps, inference_steps)
 
     def __call__(
         self,
@@ -105,7 +108,7 @@ class DisBackPipeline(TextToImagePipeline, StableDiffusionPipeline):
             ip_adapter_image, ip_adapter_image_embeds: as in `StableDiffusionPipeline`.
             num_inference_steps (`int`, *optional*), timesteps (`list[int]`, *optional*): 1 and [the conditioning
                 timestep]. An LCM-LoRA student also takes 2, 4 or 8 steps. A student of several steps takes these by
-                default, or the first of them.
+                default, or the first of them. A student with `inference_steps` takes any number, and no timesteps.
             sigmas, eta, guidance_scale, guidance_rescale, negative_prompt, negative_prompt_embeds: accepted for
                 compatibility with stock calls, but only with values that have no effect: guidance of at most 1, empty
                 negative prompts.

@@ -30,7 +30,7 @@ class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
         force_zeros_for_empty_prompt, add_watermarker: as in `StableDiffusionXLPipeline`.
         scheduler (`SchedulerMixin`): any scheduler of the base model. Its config defines the noise schedule.
         conditioning_timestep (`int`, *optional*), few_step (`bool`, *optional*), student_timesteps (`list[int]`,
-            *optional*): as in `DisBackPipeline`.
+            *optional*), inference_steps (`int`, *optional*): as in `DisBackPipeline`.
     """
 
     stock_class = StableDiffusionXLPipeline
@@ -52,6 +52,7 @@ class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
         conditioning_timestep: int | None = None,
         few_step: bool = False,
         student_timesteps: list[int] | None = None,
+        inference_steps: int | None = None,
     ):  # diffusers' `from_pipe` inspects these types
         super().__init__(
             vae,
@@ -66,7 +67,7 @@ class DisBackXLPipeline(TextToImagePipeline, StableDiffusionXLPipeline):
             force_zeros_for_empty_prompt,
             add_watermarker,
         )
-        self._make_student(conditioning_timestep, few_step, student_timesteps)
+        self._make_student(conditioning_timestep, few_step, student_timesteps, inference_steps)
 
     def __call__(
         self,

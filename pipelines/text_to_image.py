@@ -11,8 +11,8 @@ from disback_diffusers.errors import UsageError
 from disback_diffusers.models.lcm_lora import lcm_scheduler, timesteps_by_steps
 
 from .adapters import StudentLoraMixin, fused_copy
-from .call_arguments import chosen_timesteps, without_effect
-from .call_checks import checked, finite_images
+from .call_arguments import chosen_steps, chosen_timesteps, without_effect
+from .call_checks import checked, finite_images, is_count
 from .schedulers import few_step_scheduler, has_timesteps, one_step_scheduler, one_step_timestep, starting_timestep
 from .student import FAMILIES, StudentPipeline
 
@@ -23,10 +23,15 @@ logger = logging.get_logger(__name__)
 class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
     """Base of the text-to-image pipelines."""
 
-    student_options = ("conditioning_timestep", "few_step", "student_timesteps")
+    student_options = ("conditioning_timestep", "few_step", "student_timesteps", "inference_steps")
 
-    def _make_student(self, conditioning_timestep, few_step, student_timesteps):
+    def _make_student(self, conditioning_timestep, few_step, student_timesteps, inference_steps):
         """Call it at the end of a constructor: the stock one corrects outdated scheduler settings first."""
+        self._student_config = {}
+        if inference_steps is not None:
+            self._make_guided_student(conditioning_timestep, few_step, student_timesteps, inference_steps)
+            return
+        self.register_to_config(inference_steps=None)
         if student_timesteps and len(student_timesteps) > 1 and one_step_timestep(self.scheduler) is None:
             self._make_few_step_student(conditioning_timestep, few_step, list(student_timesteps))
             return
@@ -37,7 +42,16 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
             scheduler = lcm_scheduler(self.scheduler.config)
         self.register_modules(scheduler=scheduler)
         self.register_to_config(conditioning_timestep=timestep, few_step=few_step, student_timesteps=None)
-        self._student_config = {}
+
+    def _make_guided_student(self, conditioning_timestep, few_step, student_timesteps, inference_steps):
+        given = {"conditioning_timestep": conditioning_timestep, "few_step": few_step or None,
+                 "student_timesteps": student_timesteps}  # fmt: skip
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{wrong[0]}: this student takes the steps of its base model's scheduler: leave it out.")
+        if not is_count(inference_steps):
+            raise UsageError(f"inference_steps={inference_steps!r} must be a whole number greater than 0.")
+        nothing = dict.fromkeys(("conditioning_timestep", "student_timesteps"))
+        self.register_to_config(**nothing, few_step=False, inference_steps=inference_steps)
 
     def _make_few_step_student(self, conditioning_timestep, few_step, timesteps):
         first = timesteps[0] if conditioning_timestep is None else conditioning_timestep
@@ -46,11 +60,10 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
             raise UsageError(f"{given} contradicts student_timesteps={timesteps}: leave it out.")
         self.register_modules(scheduler=few_step_scheduler(self.scheduler, timesteps))
         self.register_to_config(conditioning_timestep=first, few_step=False, student_timesteps=timesteps)
-        self._student_config = {}
 
     @property
-    def conditioning_timestep(self) -> int:
-        """The timestep at which the student was trained to turn pure noise into an image."""
+    def conditioning_timestep(self) -> int | None:
+        """The timestep at which the student was trained to turn pure noise into an image; None where it is not."""
         return self.config.conditioning_timestep
 
     @cached_property
@@ -117,8 +130,11 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
         self._warn_if_student_is_off()
         arguments = checked(self, without_effect(given))
         steps, timesteps = arguments.pop("num_inference_steps"), arguments.pop("timesteps")
-        default = len(self.config.student_timesteps or [None])
-        arguments["timesteps"] = chosen_timesteps(self._timesteps_by_steps, steps, timesteps, default)
+        if own := self.config.inference_steps:
+            arguments["num_inference_steps"] = chosen_steps(steps, timesteps, own)
+        else:
+            default = len(self.config.student_timesteps or [None])
+            arguments["timesteps"] = chosen_timesteps(self._timesteps_by_steps, steps, timesteps, default)
         return finite_images(self, stock_call, arguments)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -126,6 +142,9 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
 
     def _stock(self):
         components = {name: fused_copy(component) for name, component in self.components.items()}
+        options = {name: self.config[name] for name in self.stock_options}
+        if own := self.config.inference_steps:
+            return self.stock_class(**components, **options), [own]
         steps, last = list(self._timesteps_by_steps), self.scheduler.config.num_train_timesteps - 1
         own = self.config.student_timesteps
         if own and not has_timesteps(self.scheduler, own):
@@ -141,10 +160,11 @@ class TextToImagePipeline(StudentLoraMixin, StudentPipeline):
                     f"at conditioning_timestep={self.conditioning_timestep}."
                 )
             steps, components["scheduler"] = [1], one_step_scheduler(self.scheduler, self.conditioning_timestep)
-        options = {name: self.config[name] for name in self.stock_options}
         return self.stock_class(**components, **options), steps
 
     def _times(self, steps):
+        if own := self.config.inference_steps:
+            return {"inference_steps": own}
         if self.config.student_timesteps and len(steps) > 1:
             return {"timesteps": list(self.config.student_timesteps)}
         timesteps = {t for count in steps for t in self._timesteps_by_steps[count]}

@@ -38,7 +38,7 @@ TAGS = {
     "StableDiffusionXLPipeline": ["stable-diffusion-xl", "stable-diffusion-xl-diffusers"],
 }
 PIXEL_PIPELINES = ("ConsistencyModelPipeline", "DDPMPipeline", "DDIMPipeline")
-OUR_TAGS = ["disback", "distillation", "one-step"]
+OUR_TAGS = ["disback", "distillation"]
 UNKNOWN_BASE = "path/or/id/of/the/base"
 
 
@@ -108,6 +108,8 @@ def model_card(
         teacher_lora=config.get("teacher_lora"),
         start=_start(config),
         timesteps=config.get("timesteps", [])[: config.get("student_steps", 1)],
+        inference_steps=config.get("inference_steps"),
+        guidance=method.get("guidance_scale"),
         prompt=json.dumps(prompts[0] if prompts else "a photo of a cat", ensure_ascii=False),
         has_samples=bool(widget),
         node_steps=[step for step in node_steps if step > 0],
@@ -160,10 +162,15 @@ def _of_pixels(folder, config, pipeline):
 
 
 def _kind(config):
+    """The words for it, which are also a tag."""
+    if "inference_steps" in config:
+        return "guidance-distilled"
     return "one-step" if config.get("student_steps", 1) == 1 else f"{config['student_steps']}-step"
 
 
 def _start(config):
+    if "inference_steps" in config:
+        return None
     if "sigmas" in config:
         return f"noise level {config['sigmas'][0]:g}"
     first, count = config["timesteps"][0], config.get("student_steps", 1)
@@ -211,7 +218,7 @@ def _front_matter(config, pipeline, is_lora, widget):
         library_name="diffusers",
         pipeline_tag=task[0] if task else None,
         license=LICENSES.get(base),
-        tags=[*task, "diffusers", *TAGS.get(pipeline, []), *kind, *OUR_TAGS],
+        tags=[*task, "diffusers", *TAGS.get(pipeline, []), *kind, *OUR_TAGS, _kind(config)],
         widget=widget or None,
     )
 

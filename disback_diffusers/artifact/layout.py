@@ -38,10 +38,11 @@ def write_config(folder: str | os.PathLike, config: dict) -> None:
 
     Args:
         folder (`str` or `os.PathLike`): the student's folder.
-        config (`dict`): `timesteps` (`sigmas`, where the base has noise levels), and where known `base_model`,
+        config (`dict`): `timesteps` (`sigmas`, where the base has noise levels) and where known `base_model`,
             `base_revision`, `variant`, `pipeline` (the teacher's class), `network` (its class), `student`,
             `class_labels` (text, such as "0-9"), `class_names`, `base_interface` (what a base on pixels
             must have), `student_steps` (their number, where it takes these timesteps one after the other),
+            `inference_steps` (instead of timesteps, where it takes the base's own steps: how many by default),
             `teacher_lora` (its `source` and `strength`), `lora_rank`, `lora_alpha`, `method`. `format` is added.
 
     Raises:
@@ -93,12 +94,20 @@ def _check_config(file, config):
     if "sigmas" in config:
         _check_sigmas(file, config["sigmas"])
         return
+    if "inference_steps" in config:
+        _check_inference_steps(file, config["inference_steps"])
+        return
     timesteps = config.get("timesteps")
     valid = isinstance(timesteps, list) and timesteps and all(type(t) is int and t >= 0 for t in timesteps)
     if not valid or sorted(set(timesteps), reverse=True) != timesteps:
         raise UsageError(f"{file} has timesteps {timesteps!r}; they must be whole numbers, at least 0, descending.")
     if config.get("student_steps", len(timesteps)) != len(timesteps):
         raise UsageError(f"{file} has student_steps {config['student_steps']!r}; it has {len(timesteps)} timesteps.")
+
+
+def _check_inference_steps(file, steps):
+    if type(steps) is not int or steps < 1:
+        raise UsageError(f"{file} has inference_steps {steps!r}; they must be a whole number, at least 1.")
 
 
 def _check_teacher_lora(file, lora):

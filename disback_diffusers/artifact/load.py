@@ -69,12 +69,14 @@ def read_json(file: Path) -> Any:
 
 def student_settings(config: dict) -> dict[str, int | bool | float | list[int]]:
     """The options of our pipelines that disback_config.json implies: `conditioning_timestep` and `few_step` or
-    `student_timesteps`, or `conditioning_sigma`.
+    `student_timesteps`, or `conditioning_sigma`, or `inference_steps`.
     """
     if not config:
         return {}
     if "sigmas" in config:
         return {"conditioning_sigma": config["sigmas"][0]}
+    if "inference_steps" in config:
+        return {"inference_steps": config["inference_steps"]}
     first, *later = config["timesteps"]
     if "student_steps" in config:
         return {"conditioning_timestep": first, "student_timesteps": config["timesteps"]}

@@ -38,6 +38,9 @@ SHAPING = (
 )
 
 
+TIMES = ("timesteps", "sigmas", "inference_steps")  # in a student's configuration
+
+
 def given_images(model: str) -> list[Path]:
     """The image files of MODEL if it is a folder of images; empty for a pipeline or a Hub id."""
     is_folder = Path(model).is_dir() and not (Path(model) / INDEX_NAME).exists()
@@ -50,7 +53,7 @@ def planned(args: argparse.Namespace, prompts: list[str]) -> Generation:
     settings["resolution"] = list(args.resolution) if args.resolution else None  # as JSON gives it back
     settings["weights"] = weights_digest(resolve(args.model))
     artifact = Artifact.find(resolve(args.model))
-    settings |= {name: artifact.config.get(name) for name in ("timesteps", "sigmas") if name in artifact.config}
+    settings |= {name: artifact.config.get(name) for name in TIMES if name in artifact.config}
     if artifact.kind != "full":
         settings["base_weights"] = weights_digest(artifact.base(args.base_model)[0])
     settings["num_images"] = len(prompts)
@@ -154,7 +157,8 @@ def is_student(args: argparse.Namespace) -> bool:
     artifact = Artifact.find(resolve(args.model))
     if artifact.config or artifact.kind != "full":
         steps = [n for n in (1, 2, 4, 8) if n <= len(artifact.config.get("timesteps", [None]))]
-        if args.num_inference_steps not in (None, *steps):
+        takes_any = "inference_steps" in artifact.config
+        if not takes_any and args.num_inference_steps not in (None, *steps):
             trained = " or ".join(map(str, steps))
             raise UsageError(
                 f"--num_inference_steps {args.num_inference_steps}: this student was trained for {trained}."

@@ -105,6 +105,22 @@ def even_timesteps(first: int, steps: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class TeacherSteps:
+    """Many steps of a scheduler, as the teacher takes them, without guidance.
+
+    Args:
+        steps (`int`). scheduler (`str`, *optional*): a scheduler class of diffusers; by default the teacher's own.
+    """
+
+    steps: int
+    scheduler: str | None = None
+
+    def sample(self, denoiser: Denoiser, z: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """As in `OneStep`."""
+        return denoiser.family.sample(denoiser, z, conditions, conditions, self.steps, scheduler=self.scheduler)
+
+
+@dataclass(frozen=True)
 class ConsistencySteps(OneStep):
     """One step of a consistency model, or 2, 4 or 8: at each the last sample is noised again.
 

@@ -10,7 +10,7 @@ from diffusers.training_utils import EMAModel
 from .batch import Batch
 from .conditions import Conditions
 from .denoiser import Denoiser
-from .samplers import OneStep
+from .samplers import OneStep, TeacherSteps
 
 
 class Student:
@@ -18,11 +18,11 @@ class Student:
 
     Args:
         denoiser (`Denoiser`): a role on the shared base, or a network of its own.
-        sampler (`OneStep`).
+        sampler (`OneStep` or `TeacherSteps`): the latter has no first step and no training samples.
         ema_decay (`float`, *optional*, defaults to 0.99): decay of the moving average.
     """
 
-    def __init__(self, denoiser: Denoiser, sampler: OneStep, ema_decay: float = 0.99):
+    def __init__(self, denoiser: Denoiser, sampler: OneStep | TeacherSteps, ema_decay: float = 0.99):
         self.denoiser, self.sampler = denoiser, sampler
         self.ema = EMAModel(self.parameters(), decay=ema_decay)
 

@@ -14,6 +14,7 @@ from .flags import NOTHING
 from .objective_settings import ObjectiveArguments
 from .run_settings import RunArguments, SystemArguments
 from .settings import (
+    FEW_STEPS,
     DataArguments,
     OptimizationArguments,
     PathArguments,
@@ -85,7 +86,9 @@ class DistillationArguments:
             self._complete_timesteps()
         if student.lora_alpha is None:
             student.lora_alpha = float(student.lora_rank)
-        if self.objective.fake_score_init is None:
+        if not self.objective.trains_fake_score:
+            self.path.no_backtracking = True
+        elif self.objective.fake_score_init is None:
             self.objective.fake_score_init = "teacher" if self.path.no_backtracking else "node"
 
     def _complete_timesteps(self):
@@ -123,6 +126,16 @@ class DistillationArguments:
         """The settings that shape one of these."""
         return {name: self[name] for kind in shapes for name in names(shapes=kind)}
 
+    def has_effect(self, name: str) -> bool:
+        """Whether a setting can shape this run: its objective uses it, and what it belongs to is there."""
+        metadata = _all_fields()[name].metadata
+        users, needed = metadata["objectives"], metadata["needs"]
+        if (users and self.objective.objective not in users) or (needed and not self[needed]):
+            return False
+        if name in {f.name for f in fields(PathArguments)}:
+            return self.needs_path or (name == "no_backtracking" and self.objective.trains_fake_score)
+        return self.uses_pairs or not name.startswith("teacher_pairs")
+
     @staticmethod
     def defaults() -> dict[str, Any]:
         """The default of every setting."""
@@ -154,8 +167,7 @@ class DistillationArguments:
                 raise UsageError(f"--{f.name} has no effect without --{needed}: add that, or leave it out.")
             users, objective = f.metadata["objectives"], self.objective.objective
             if users and objective not in users and self[f.name] != defaults[f.name]:
-                known = " and ".join(users)
-                raise UsageError(f"--{f.name} is for --objective {known}, not for {objective}: leave it out.")
+                raise UsageError(f"--{f.name} is {_whom_for(objective, users)}: leave it out.")
         if not self.teacher.pretrained_teacher_model:
             raise UsageError("--pretrained_teacher_model is required.")
         self._validate_path()
@@ -184,6 +196,13 @@ class DistillationArguments:
     def needs_path(self) -> bool:
         """Whether stage 1 records anything: targets for the student, or the start of the fake score."""
         return not self.path.no_backtracking or self.objective.fake_score_init == "fit"
+
+    @property
+    def uses_pairs(self) -> bool:
+        """Whether pairs of noise and the teacher's sample are generated."""
+        objective = self.objective.objective
+        of_objective = objective == "dmd_regression" or (objective == "guidance" and not self.data.real_images)
+        return of_objective or self.objective.warmup_pairs > 0
 
     def steps_per_stay(self, stays: int) -> int | list[int]:
         """Updates of stage 2 at each node that is a target: one number for all, or one for each in their order.
@@ -222,6 +241,18 @@ class DistillationArguments:
                 f"(--steps_per_node {self.path.steps_per_node}). Take more steps, or smaller numbers."
             )
         return given
+
+
+def not_for(objective: str) -> set[str]:
+    """The settings that this objective has no use for."""
+    users = {f.name: f.metadata["objectives"] for f in _all_fields().values()}
+    return {name for name, objectives in users.items() if objectives and objective not in objectives}
+
+
+def _whom_for(objective, users):
+    if objective not in FEW_STEPS:  # it has no use for most of what the others share
+        return f"not for --objective {objective}"
+    return f"for --objective {' and '.join(users)}, not for {objective}"
 
 
 def _parts(text: int | str) -> list[str]:

@@ -54,6 +54,8 @@ class DistributionBacktracking(Stage):
         self.first_step, self.fake_score_warmup = first_step, fake_score_warmup
         self.remedy = f", with --degradation_path {path.folder}" if path else ""
         self._add_optimizers()
+        if not objective.settings.trains_fake_score:
+            self.title = objective.settings.objective
 
     def _add_optimizers(self):
         settings, steps = self.optimization, self.total_steps
@@ -64,6 +66,8 @@ class DistributionBacktracking(Stage):
             schedule_steps=steps - self.fake_score_warmup,
             kind=settings.optimizer,
         )
+        if not self.objective.settings.trains_fake_score:
+            return
         of_objective = [p for module in self.objective.modules.values() for p in module.parameters()]
         self.add_optimizer(
             "fake",
@@ -159,14 +163,16 @@ class DistributionBacktracking(Stage):
 
     def save(self, folder: Path) -> None:
         """As in `Stage`."""
-        self.networks.roles.save(self.networks.fake.role, folder / "fake.safetensors")
+        if "fake" in self.optimizers:
+            self.networks.roles.save(self.networks.fake.role, folder / "fake.safetensors")
         for name, module in self.objective.modules.items():
             save_tensors(folder / f"{name}.safetensors", module.state_dict())
         super().save(folder)
 
     def load(self, folder: Path) -> None:
         """As in `Stage`."""
-        self.networks.roles.load(self.networks.fake.role, folder / "fake.safetensors")
+        if "fake" in self.optimizers:
+            self.networks.roles.load(self.networks.fake.role, folder / "fake.safetensors")
         for name, module in self.objective.modules.items():
             module.load_state_dict(load_file(folder / f"{name}.safetensors"))
         super().load(folder)

@@ -21,7 +21,7 @@ from .networks import Networks
 from .parallel import Replicated
 from .reused_path import other_start
 from .run_settings import SystemArguments
-from .settings import DataArguments, StudentArguments
+from .settings import DataArguments
 from .sources import Sources
 from .students import LoraStudent
 
@@ -44,7 +44,7 @@ def build(
     # On the CPU until the text encoder is through; what does not fit is found before thousands of prompts are encoded.
     with about("--pretrained_teacher_model"):
         base = family.load_network(DTYPES[parallel.precision])
-    roles = make_roles(family, base, args.student, student, args.system.seed)
+    roles = make_roles(family, base, args, student)
     with about("--student_unet" if args.student.student_unet else "--pretrained_teacher_model"):
         own = student.load_network(family)
     if parallel.is_main:
@@ -123,16 +123,15 @@ def _real_data(sources, buckets, encode, parallel, folder, cache, encoder_id) ->
     return RealData(samples, sizes, bank)
 
 
-def make_roles(
-    family: Family, base: torch.nn.Module, settings: StudentArguments, student: LoraStudent, seed: int
-) -> Roles:
+def make_roles(family: Family, base: torch.nn.Module, args: DistillationArguments, student: LoraStudent) -> Roles:
     """The adapters of a run: "target" and "fake" of one rank, so that a node's file fits both, and the student's."""
-    roles = Roles(base)
+    roles, settings, seed = Roles(base), args.student, args.system.seed
+    scores = ("target", "fake") if args.objective.trains_fake_score else ()
     targets = family.find_lora_targets(base, settings.lora_target_modules)
     with about("--init_lora"):
         targets = with_layers(base, targets, student.start_layers)
     with about("--lora_target_modules:"):
-        for number, name in enumerate(("target", "fake")):
+        for number, name in enumerate(scores):
             roles.add(name, settings.lora_rank, settings.lora_alpha, targets, seed=seed + number)
     start = next((name for name in ("lcm_lora", "init_lora") if getattr(settings, name)), "lora_target_modules:")
     with about(f"--{start}"):

@@ -24,16 +24,18 @@ def _check_objective(args):
     _check_pairs(args)
     if objective in GAN and not args.data.real_images:
         raise UsageError(f"--objective {objective} needs --real_images, which its discriminator compares with.")
+    if objective == "guidance" and args.objective.guidance_scale == 1:
+        raise UsageError("--objective guidance needs a --guidance_scale other than 1: that is what it distills.")
     if objective in GAN and args.system.compile:
         raise UsageError(f"--compile does not work with --objective {objective}: leave it out.")
 
 
 def _check_pairs(args):
     settings, defaults = args.objective, args.defaults()
-    uses_pairs = settings.warmup_pairs or settings.objective == "dmd_regression"
     for name in ("teacher_pairs", "teacher_pairs_steps", "teacher_pairs_folder"):
-        if args[name] != defaults[name] and not uses_pairs:
-            raise UsageError(f"--{name} is for --warmup_pairs and --objective dmd_regression: leave it out.")
+        if args[name] != defaults[name] and not args.uses_pairs:
+            users = "--warmup_pairs and --objective dmd_regression or guidance without --real_images"
+            raise UsageError(f"--{name} is for {users}: leave it out.")
     if settings.fake_score_warmup_steps >= args.optimization.max_train_steps:
         raise UsageError(
             f"--fake_score_warmup_steps {settings.fake_score_warmup_steps} leaves no update for the student: take "

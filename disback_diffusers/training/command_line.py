@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..errors import UsageError, one_line
-from .arguments import GROUPS, DistillationArguments, names
+from .arguments import GROUPS, DistillationArguments, names, not_for
 from .flags import METADATA
 
 
@@ -60,6 +60,14 @@ def _read_config(file, left_out=()):
     return words
 
 
+def _without_effect(words):
+    """Settings of the file that the `--objective` on the command line has no use for; none without one."""
+    parser = _ConfigParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--objective")
+    objective = parser.parse_known_args(words)[0].objective
+    return not_for(objective) if objective else set()
+
+
 class _OneLine:
     def error(self, message):
         raise UsageError(message)
@@ -92,7 +100,7 @@ def parse_args(input_args: list[str] | None = None, description: str | None = No
     parser = _Parser(GROUPS, description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument("--config", help="A YAML file with any of these flags; the command line wins.")
     given = {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
-    replaced = {other for name, other in INSTEAD.items() if name in given}
+    replaced = {other for name, other in INSTEAD.items() if name in given} | _without_effect(words)
     from_file = _read_config(config.config, left_out=replaced - given) if config.config else []
     try:  # alone, so that a wrong value is blamed on the file
         _, unknown = parser.parse_known_args(from_file)

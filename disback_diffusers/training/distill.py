@@ -173,7 +173,7 @@ class Distillation:
     def warm_up(self, checkpoint: Checkpoint | None) -> None:
         """Generate the teacher's pairs and train the student on them, where the settings say so."""
         updates, settings = self.args.objective.warmup_pairs, self.args.objective
-        if updates or self.objective.needs_pairs:
+        if updates or self.objective.draws_pairs(bool(self.batches.real)):
             folder = Path(settings.teacher_pairs_folder or self.folder.folder / "pairs")
             shared = self.networks, self.batches, self.parallel
             counts = settings.teacher_pairs, settings.teacher_pairs_steps
@@ -281,7 +281,9 @@ class Distillation:
         if checkpoint and checkpoint.is_of_last_stage:
             resume(stage, checkpoint)
         first = f", the first {described(walk.updates)} of them against nodes of the path"
-        logger.info(f"Stage 2: {stage.total_steps:,} updates{first if walk.walks_path else ' against the teacher'}.")
+        guided = "" if settings.trains_fake_score else f" with guidance {settings.guidance_scale:g}"
+        target = first if walk.walks_path else f" against the teacher{guided}"
+        logger.info(f"Stage 2: {stage.total_steps:,} updates{target}.")
         self._run(stage, checkpoint)
 
     def _run(self, stage, checkpoint):

@@ -10,6 +10,7 @@ from ..artifact.layout import write_config
 from ..artifact.teacher_lora import save_teacher_lora
 from ..models.embedded import EMBEDDED
 from ..models.lcm_lora import timesteps_by_steps
+from ..models.samplers import TeacherSteps
 from .arguments import DistillationArguments
 from .best import BestStudent
 from .flags import PATH, RESULT
@@ -32,6 +33,7 @@ def artifact_config(
     """
     family, role = networks.family, networks.student.denoiser.role
     lora = networks.roles.lora_config(role) if role else None
+    recorded = {name: value for name, value in args.recorded(PATH, RESULT).items() if args.has_effect(name)}
     config = {
         "base_model": _base(args.teacher.pretrained_teacher_model),
         "base_revision": family.commit or args.teacher.teacher_revision,
@@ -39,14 +41,14 @@ def artifact_config(
         "pipeline": family.pipeline_name,
         **({} if family.uses_prompts else {"network": family.network_class.__name__}),
         "student": args.student.student,
-        ("timesteps" if family.schedule.num_train_timesteps else "sigmas"): networks.student.sampler.timesteps,
+        **_times(networks.student.sampler, family),
         **({"teacher_lora": _teacher_lora(args.teacher)} if args.teacher.teacher_lora else {}),
         **({"student_steps": args.student.student_steps} if args.student.student_steps > 1 else {}),
         **(_of_classes(args, family) if family.classes else {}),
         **({"base_interface": family.interface} if family.interface else {}),
         "lora_rank": lora["r"] if lora else None,
         "lora_alpha": lora["lora_alpha"] if lora else None,
-        "method": {**args.recorded(PATH, RESULT), "objective": objective, "ema_decay": networks.student.ema.decay},
+        "method": {**recorded, "objective": objective, "ema_decay": networks.student.ema.decay},
     }
     if path is not None and not args.path.no_backtracking:
         of_stage_1 = {f.name for f in fields(PathArguments)} & path.settings.keys()
@@ -56,6 +58,13 @@ def artifact_config(
     if walk.walks_path:
         config["method"]["steps_per_node"] = walk.steps_per_node  # where it was "auto"
     return config
+
+
+def _times(sampler, family):
+    """When the student is evaluated: at its timesteps or noise levels, or in many steps of the teacher's sampler."""
+    if isinstance(sampler, TeacherSteps):
+        return {"inference_steps": sampler.steps}
+    return {"timesteps" if family.schedule.num_train_timesteps else "sigmas": sampler.timesteps}
 
 
 def _of_classes(args, family):

@@ -5,41 +5,51 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .flags import NOTHING, PATH, flag
-from .settings import GAN
-
-
-MATCHING = ("dmd", *GAN, "asd", "dmd_regression")  # objectives with Eq. 8
+from .settings import FEW_STEPS, GAN, MATCHING
 
 
 @dataclass
 class ObjectiveArguments:
     """The losses of stage 2."""
 
-    objective: Literal["dmd", "sid", "gan", "fdiv", "asd", "dmd_regression"] = flag(
+    objective: Literal["dmd", "sid", "gan", "fdiv", "asd", "dmd_regression", "guidance"] = flag(
         "dmd",
         "What the student minimises: dmd (Eq. 8), sid (score identity), gan (dmd and a discriminator of real images), "
         "fdiv (gan for another divergence than the reverse KL), asd (dmd with a fake score that is pushed away from "
-        "the target), dmd_regression (dmd and pairs of the teacher).",
+        "the target), dmd_regression (dmd and pairs of the teacher), guidance (the guided teacher in one forward "
+        "instead of two, in many steps).",
     )
     fake_score_init: Literal["node", "teacher", "fit", "random"] | None = flag(
         None,
         "Start of the fake score: last node (default), teacher (default without backtracking), fit (what the last "
         "node would be, for runs without a path), random.",
+        objectives=FEW_STEPS,
     )
-    fake_score_updates_per_step: int = flag(1, "Updates of the fake score per student update.", above=0)
+    fake_score_updates_per_step: int = flag(
+        1, "Updates of the fake score per student update.", above=0, objectives=FEW_STEPS
+    )
     gradient_weighting: Literal["dmd", "vsd", "uniform"] = flag(
         "dmd", "Weight of Eq. 8 over noise levels.", objectives=MATCHING
     )
     dmd_normalizer_floor: float = flag(
-        1e-6, "The least that the weight dmd, mean|x0 - target's x0| of a sample, is divided by.", above=0
+        1e-6,
+        "The least that the weight dmd, mean|x0 - target's x0| of a sample, is divided by.",
+        above=0,
+        objectives=FEW_STEPS,
     )
     guidance_scale: float | None = flag(
-        None, "Classifier-free guidance of the target; 1 is off. Default: 1 for pixel-space teachers, else 2.", above=0
+        None,
+        "Classifier-free guidance of the target; 1 is off. Default: 1 for pixel-space teachers, else 2; with "
+        "--objective guidance that of the stock pipeline.",
+        above=0,
     )
-    fake_guidance_scale: float = flag(1.0, "Classifier-free guidance of the fake score; 1 is off.", above=0)
+    fake_guidance_scale: float = flag(
+        1.0, "Classifier-free guidance of the fake score; 1 is off.", above=0, objectives=FEW_STEPS
+    )
     guidance_max_timestep: int | None = flag(
         None,
-        "Guide only up to this timestep (default: 600): at all timesteps FD was worse. Not for EDM teachers.",
+        "Guide only up to this timestep. Default: 600, as at all timesteps FD was worse; with --objective guidance "
+        "none. Not for EDM teachers.",
         at_least=0,
     )
     guidance_rule: Literal["cap", "decoupled"] = flag(
@@ -53,9 +63,10 @@ class ObjectiveArguments:
         "Updates of the student before everything else, by regression on pairs of noise and the teacher's sample.",
         shapes=PATH,
         at_least=0,
+        objectives=FEW_STEPS,
     )
     teacher_pairs: int = flag(
-        1000, "How many such pairs are generated, for --warmup_pairs and dmd_regression.", shapes=PATH, above=0
+        1000, "How many such pairs are generated; also for dmd_regression and guidance.", shapes=PATH, above=0
     )
     teacher_pairs_steps: int = flag(25, "Steps in which the teacher generates them.", shapes=PATH, above=0)
     teacher_pairs_folder: str | None = flag(
@@ -65,7 +76,10 @@ class ObjectiveArguments:
         0.25, "Weight of the regression in dmd_regression.", above=0, objectives=("dmd_regression",)
     )
     fake_score_warmup_steps: int = flag(
-        0, "Updates at the start of stage 2 in which the fake score alone is trained.", at_least=0
+        0,
+        "Updates at the start of stage 2 in which the fake score alone is trained.",
+        at_least=0,
+        objectives=FEW_STEPS,
     )
     sid_alpha: float = flag(1.0, "SiD's alpha; 1 to 1.2 in the paper.", at_least=0, objectives=("sid",))
     asd_gamma: float = flag(
@@ -85,3 +99,8 @@ class ObjectiveArguments:
     divergence: Literal["reverse_kl", "forward_kl", "jeffreys", "js"] = flag(
         "js", "The divergence that fdiv lowers.", objectives=("fdiv",)
     )
+
+    @property
+    def trains_fake_score(self) -> bool:
+        """Whether there is a fake score."""
+        return self.objective in FEW_STEPS

@@ -54,7 +54,7 @@ class Plan:
         self.objective = objective or OBJECTIVES[args.objective.objective]
         self.roles = self._meta_roles()
         self.adapters = {name: _count(self.roles.parameters(name)) for name in self.roles.names}
-        self.lora, self.base = self.adapters["fake"], _count(self.roles.network.parameters())
+        self.lora, self.base = self.adapters.get("fake", 0), _count(self.roles.network.parameters())
         self.base -= sum(self.adapters.values())
         self.own_network = self._meta_student()
         self.own = _count(self.own_network.parameters()) if self.own_network else 0
@@ -63,8 +63,7 @@ class Plan:
     def _meta_roles(self) -> Roles:
         """The base and its roles on the meta device, all in the precision of their computations."""
         with torch.device("meta"):
-            network, settings = self.family.build_network(), self.args.student
-            roles = make_roles(self.family, network, settings, self.sources.student, self.args.system.seed)
+            roles = make_roles(self.family, self.family.build_network(), self.args, self.sources.student)
         _cast(roles.network, self.dtype)
         return roles
 
@@ -107,6 +106,8 @@ class Plan:
 
     def _start(self):
         student = self.args.student
+        if own := self.sources.student.own_sampler:
+            return f"{counted(own.steps, 'step')} of the teacher's sampler, without guidance"
         timestep, sigma = student.conditioning_timestep, student.conditioning_sigma
         if student.student_steps > 1:
             return f"{student.student_steps} steps at {student.timesteps}"
@@ -128,7 +129,7 @@ class Plan:
         rows = [(self._topic(), f"{len(self.sources.prompts):,}; {counted(samples, 'sample')} an update")]
         if self.sources.prompts == [""]:
             rows = [("batch", f"{counted(samples, 'sample')} an update, unconditional")]
-        if settings.warmup_pairs or self.objective.needs_pairs:
+        if settings.warmup_pairs or self.objective.draws_pairs(bool(self.sources.real)):
             rows.append(
                 ("pairs", f"{settings.teacher_pairs:,} of the teacher, in {settings.teacher_pairs_steps} steps")
             )
@@ -191,10 +192,18 @@ class Plan:
 
         Without checkpointing it is a lower bound: norms in float32 and casts within the adapters come on top on a GPU.
         """
+        if not self.args.objective.trains_fake_score:
+            return {"activations": sum(self._saved_by_student())}
         with self.roles("fake"):
             fake, fake_block = self._saved(self.roles.network)
         student, student_block = self._saved(self.own_network) if self.own_network else (fake, fake_block)
         return {"activations": student + fake + max(student_block, fake_block)}
+
+    def _saved_by_student(self):
+        if self.own_network:
+            return self._saved(self.own_network)
+        with self.roles("student"):
+            return self._saved(self.roles.network)
 
     def _saved(self, network):
         buckets, n = self.family.buckets(self.args.data.resolution), self.args.data.train_batch_size

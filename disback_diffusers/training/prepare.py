@@ -46,7 +46,7 @@ def prepare(
             hub.check_repo_name(repo_name(args.run))
     sources = open_sources(args, families)
     if not args.run.dry_run:  # which does it by itself
-        _check_adapters(args.student, sources)
+        _check_adapters(args, sources)
     _check_packages(args.optimization.use_8bit_adam, args.system, args.run.dry_run)
     accelerator = make_accelerator(args.system, args.run)
     if not args.run.dry_run:
@@ -64,10 +64,10 @@ def prepare(
     return sources, accelerator, folder
 
 
-def _check_adapters(settings, sources):
+def _check_adapters(args, sources):
     """Add them to a network without weights: whether they fit depends on the names and shapes of its layers."""
     with torch.device("meta"):
-        make_roles(sources.family, sources.family.build_network(), settings, sources.student, seed=0)
+        make_roles(sources.family, sources.family.build_network(), args, sources.student)
 
 
 def repo_name(run: RunArguments) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 GAN = ("gan", "fdiv")  # objectives with a discriminator
+MATCHING = ("dmd", *GAN, "asd", "dmd_regression")  # objectives with Eq. 8
+FEW_STEPS = (*MATCHING, "sid")  # objectives with a fake score, for students of one or few steps
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 
 
@@ -75,10 +77,10 @@ class DataArguments:
     gradient_accumulation_steps: int = flag(1, "Micro-batches of an update.", shapes=PATH, above=0)
     real_images: str | None = flag(
         None,
-        "Real images for the discriminator: a folder, a .parquet file, a Hub dataset, or the .safetensors file of "
-        "their latents that an earlier run wrote.",
+        "Real images, for the discriminator or for guidance: a folder, a .parquet file, a Hub dataset, or the "
+        ".safetensors file of their latents that an earlier run wrote.",
         local=True,
-        objectives=GAN,
+        objectives=(*GAN, "guidance"),
     )
     negative_prompt: str | None = flag(
         None,
@@ -112,6 +114,7 @@ class StudentArguments:
         "The student starts as this LCM-LoRA (file, folder or Hub id) and keeps its rank, layers and key style.",
         shapes=PATH,
         local=True,
+        objectives=FEW_STEPS,
     )
     init_lora: str | None = flag(
         None,
@@ -121,7 +124,7 @@ class StudentArguments:
         local=True,
     )
     init_fake_from_student: bool = flag(
-        False, "The fake score starts as --init_lora too.", shapes=RESULT, needs="init_lora"
+        False, "The fake score starts as --init_lora too.", shapes=RESULT, needs="init_lora", objectives=FEW_STEPS
     )
     lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).", shapes=PATH, above=0)
     lora_alpha: float | None = flag(
@@ -135,13 +138,17 @@ class StudentArguments:
         "Timestep of the student's one step; by default 399, with --lcm_lora 999. Not for EDM teachers.",
         shapes=PATH,
         above=0,
+        objectives=FEW_STEPS,
     )
-    student_steps: int = flag(1, "Steps in which the student generates, such as 1, 2, 4 or 8.", shapes=PATH, above=0)
+    student_steps: int = flag(
+        1, "Steps in which the student generates, such as 1, 2, 4 or 8.", shapes=PATH, above=0, objectives=FEW_STEPS
+    )
     timesteps: str | None = flag(
         None,
         "Timesteps of these steps, falling, such as 399,299,199,99; by default evenly down from "
         "--conditioning_timestep.",
         shapes=PATH,
+        objectives=FEW_STEPS,
     )
     conditioning_sigma: float | None = flag(
         None, "Noise level of the student's one step, for EDM teachers; by default the largest.", shapes=PATH, above=0
@@ -179,24 +186,28 @@ class StudentArguments:
 class PathArguments:
     """Stage 1, degradation recording, and how its path is walked back."""
 
-    degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).", shapes=PATH, above=0)
-    degradation_nodes: int = flag(7, "Nodes saved on the way.", shapes=PATH, above=0)
+    degradation_steps: int = flag(200, "Updates of stage 1 (Alg. 1).", shapes=PATH, above=0, objectives=FEW_STEPS)
+    degradation_nodes: int = flag(7, "Nodes saved on the way.", shapes=PATH, above=0, objectives=FEW_STEPS)
     node_spacing: Literal["geometric", "uniform"] = flag(
-        "geometric", "Steps between nodes: doubling, or equal (paper).", shapes=PATH
+        "geometric", "Steps between nodes: doubling, or equal (paper).", shapes=PATH, objectives=FEW_STEPS
     )
-    degradation_learning_rate: float = flag(2e-4, "Learning rate of the degrading target.", shapes=PATH, above=0)
+    degradation_learning_rate: float = flag(
+        2e-4, "Learning rate of the degrading target.", shapes=PATH, above=0, objectives=FEW_STEPS
+    )
     degradation_path: str | None = flag(
-        None, "Reuse a recorded path (a 'degradation' folder) and skip stage 1.", local=True
+        None, "Reuse a recorded path (a 'degradation' folder) and skip stage 1.", local=True, objectives=FEW_STEPS
     )
     steps_per_node: str = flag(
         "auto",
         "Updates at each node but the last (the teacher), which gets what is left; or a number for each, as "
         "1000,1000,10000; auto: 5 percent of --max_train_steps for all of them together, at least 5 each.",
+        objectives=FEW_STEPS,
     )
     node_switching: Literal["fixed", "adaptive"] = flag(
         "fixed",
         "fixed: always walk the path. adaptive: walk it only if the student's network cannot denoise yet and its "
         "samples of one prompt vary less than the teacher's, as measured before stage 1.",
+        objectives=FEW_STEPS,
     )
     no_backtracking: bool = flag(False, "Diff-Instruct: the teacher is the only target (baseline).")
 
@@ -211,10 +222,12 @@ class OptimizationArguments:
 
     max_train_steps: int = flag(10_000, "Updates of stage 2, all nodes together.", above=0)
     learning_rate: float = flag(1e-4, "Learning rate of the student.", above=0)
-    fake_score_learning_rate: float = flag(2e-4, "Learning rate of the fake score.", above=0)
+    fake_score_learning_rate: float = flag(2e-4, "Learning rate of the fake score.", above=0, objectives=FEW_STEPS)
     lr_scheduler: Schedule = flag("constant", "Schedule of stage 2's learning rates.")
     fake_score_lr_scheduler: Schedule | None = flag(
-        None, "A separate schedule for the fake score, which has to keep up with the student to the end."
+        None,
+        "A separate schedule for the fake score, which has to keep up with the student to the end.",
+        objectives=FEW_STEPS,
     )
     lr_warmup_steps: int = flag(0, "Warm-up updates of the schedules.", at_least=0)
     optimizer: Literal["adamw", "adam", "sgd"] = flag("adamw", "Optimizer of the student.")
@@ -222,6 +235,7 @@ class OptimizationArguments:
         None,
         "Optimizer of the fake score and of stage 1; by default the student's, or adamw where that is sgd.",
         shapes=PATH,
+        objectives=FEW_STEPS,
     )
     adam_beta1: float = flag(0.9, "Adam's first beta.", shapes=PATH, at_least=0, below=1)
     adam_beta2: float = flag(0.999, "Adam's second beta.", shapes=PATH, at_least=0, below=1)

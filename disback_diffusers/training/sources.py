@@ -22,6 +22,7 @@ from ..models.labels import format_labels, parse_labels
 from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.lora_file import LoraFile
 from ..models.lora_start import LoraStart
+from ..models.samplers import TeacherSteps
 from ..models.student_unet import StudentUNet
 from .arguments import DistillationArguments
 from .path import DegradationPath
@@ -74,6 +75,8 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
     family = _open_family(args.teacher, families)
     fit_settings(args, family)
     student = _open_student(args.student, args.teacher.variant, family)
+    if not args.objective.trains_fake_score:
+        student.own_sampler = TeacherSteps(args.run.validation_inference_steps, args.run.validation_scheduler)
     prompts = _load_prompts(args.data, family)
     shown = prompts * SHOWN if prompts == [""] else validation_prompts(args.run.validation_prompts, prompts)
     if family.classes and (others := [label for label in shown if label not in prompts]):

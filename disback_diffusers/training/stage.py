@@ -39,6 +39,7 @@ class Stage:
 
     Attributes:
         name (`str`): in logs and the names of checkpoints.
+        title (`str`): before the progress bar.
         trains_student (`bool`): whether samples are generated and measured on the way.
         first_step (`int`): updates of earlier stages, which trackers count too.
         carries_student (`bool`): whether its checkpoints hold the student.
@@ -63,6 +64,7 @@ class Stage:
         self.optimization, self.total_steps, self.step = optimization, total_steps, 0
         self.student, self.schedule = networks.student, networks.family.schedule
         self.optimizers: dict[str, RoleOptimizer] = {}
+        self.title = self.name
 
     @property
     def node(self) -> int:

@@ -17,7 +17,7 @@ from ..models.families.base import Family
 from ..models.lcm_lora import LcmLora, later_timesteps
 from ..models.lora_start import LoraStart
 from ..models.roles import Roles
-from ..models.samplers import ConsistencySteps, FewStep, OneStep
+from ..models.samplers import ConsistencySteps, FewStep, OneStep, TeacherSteps
 from ..models.student import Student
 from ..models.student_unet import StudentUNet
 from .settings import StudentArguments
@@ -36,6 +36,7 @@ class LoraStudent:
 
     Attributes:
         ema_decay (`float`): of the moving average.
+        own_sampler (`TeacherSteps` or `None`): how it generates, where that is not in few steps of its own.
     """
 
     role = ROLE
@@ -47,6 +48,7 @@ class LoraStudent:
 
     def __init__(self, settings: StudentArguments, lora_start: LoraStart | None = None):
         self.settings, self.lora_start, self.ema_decay = settings, lora_start, settings.ema_decay
+        self.own_sampler: TeacherSteps | None = None
         if lora_start:
             self.start_setting, self.fingerprint_key = "init_lora", "init_lora_fingerprint"
 
@@ -103,8 +105,10 @@ class LoraStudent:
             denoiser = self.denoiser_class(family, network, family.schedule, **where)
         return Student(denoiser, self.sampler(family), self.ema_decay)
 
-    def sampler(self, family: Family) -> OneStep:
+    def sampler(self, family: Family) -> OneStep | TeacherSteps:
         """How the student generates."""
+        if self.own_sampler:
+            return self.own_sampler
         first, later = self.settings.conditioning_time, self.settings.later_timesteps
         return FewStep(first, tuple(later)) if later else OneStep(first)
 

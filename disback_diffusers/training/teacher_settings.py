@@ -9,7 +9,7 @@ from ..models.families.base import Family
 from ..models.samplers import even_timesteps
 from .arguments import DistillationArguments
 from .path_probe import TEACHER_STEPS
-from .settings import GAN
+from .settings import FEW_STEPS, GAN
 
 
 LCM_TIMESTEP = 999  # where an LCM starts
@@ -45,12 +45,15 @@ def _check_support(family, args):
     for name, is_supported in supported.items():
         if args[name] != defaults[name] and not is_supported:
             raise UsageError(f"--{name} is not supported for this kind of teacher: leave it out.")
+    if args.objective.objective not in FEW_STEPS and "guidance" not in family.supports:
+        raise UsageError(f"--objective {args.objective.objective} is not supported for this kind of teacher.")
     if args.objective.objective in GAN and family.bottleneck_channels is None:
         raise UsageError(f"--objective {args.objective.objective} needs a teacher whose network has a mid block.")
 
 
 def _check_samples(family, args):
-    _set_start(family, args.student)
+    if args.objective.trains_fake_score:
+        _set_start(family, args.student)
     _set_guidance(family, args.objective)
     if args.data.noise_levels != args.defaults()["noise_levels"] and family.schedule.num_train_timesteps:
         raise UsageError(f"--noise_levels {args.data.noise_levels}: this teacher has timesteps: leave it out.")
@@ -116,10 +119,11 @@ def _set_guidance(family, settings):
     if has_levels and settings.guidance_max_timestep is not None:
         raise UsageError("--guidance_max_timestep: this teacher has noise levels and no timesteps: leave it out.")
     if settings.guidance_scale is None:
-        settings.guidance_scale = family.guidance_scale
+        few_steps = settings.trains_fake_score
+        settings.guidance_scale = family.guidance_scale if few_steps else family.stock_guidance_scale
     if settings.guidance_rule == "decoupled":
         _check_decoupled(settings, has_levels)
-    if settings.guidance_max_timestep is None and not has_levels:
+    if settings.guidance_max_timestep is None and settings.trains_fake_score and not has_levels:
         settings.guidance_max_timestep = GUIDED_UP_TO
 
 

@@ -81,7 +81,7 @@ class Trainer:
         bar = tqdm(
             total=stage.total_steps,
             initial=stage.step,
-            desc=stage.name,
+            desc=stage.title,
             disable=not self.parallel.is_main,
             dynamic_ncols=True,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from accelerate import Accelerator
 
-from disback_diffusers.training.arguments import DistillationArguments
+from disback_diffusers.training.arguments import DistillationArguments, not_for
 from disback_diffusers.training.batches import BatchSource
 from disback_diffusers.training.build import build
 from disback_diffusers.training.distill import Distillation
@@ -85,7 +85,9 @@ def make_args(sd_folder, tmp_path):
     files = {"pretrained_teacher_model": str(sd_folder), "prompt_dataset": str(prompts)}
 
     def make(**settings):
-        return DistillationArguments(**{**files, "output_dir": str(tmp_path / "run"), **QUICK, **settings})
+        unused = not_for(settings.get("objective", "dmd"))
+        quick = {name: value for name, value in QUICK.items() if name not in unused}
+        return DistillationArguments(**{**files, "output_dir": str(tmp_path / "run"), **quick, **settings})
 
     return make
 

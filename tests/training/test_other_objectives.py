@@ -9,6 +9,7 @@ from torch.nn.functional import softplus
 
 from disback_diffusers.training.objectives import OBJECTIVES
 from disback_diffusers.training.pairs import TeacherPairs
+from disback_diffusers.training.settings import FEW_STEPS
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def make(make_context, tmp_path):
     folder = save_folder(tmp_path / "real")
 
     def build(objective, **settings):
-        if objective in ("gan", "fdiv"):
+        if objective in ("gan", "fdiv", "guidance"):
             settings = {"real_images": folder, **settings}
         settings = {"guidance_scale": 2.5, "guidance_max_timestep": 999, **settings}
         context = make_context(objective=objective, train_batch_size=3, **settings)
@@ -246,7 +247,7 @@ def test_each_loss_trains_its_own_role(make, student, checkpointing):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", FEW_STEPS)
 def test_a_resumed_stage_goes_on_bit_for_bit(make, objective, tmp_path):
     def start():
         torch.manual_seed(0)
@@ -325,6 +326,7 @@ COSTS = [
     ("gan", {}, 8),
     ("gan", {"gan_r1_weight": 1.0}, 9),
     ("fdiv", {}, 8),
+    ("guidance", {}, 4),
 ]
 
 

@@ -53,6 +53,7 @@ class Family:
     supports: frozenset[str] = frozenset()  # settings that not every family has, such as "student_unet"
     conditioning_timestep: float = 399  # the default t*
     guidance_scale = 2.0  # the default of the target
+    stock_guidance_scale = 1.0  # the default of the stock pipeline
     # Suffixes of the layers that a LoRA adapts, by the name that users give; those a network lacks are left out.
     lora_targets: dict[str, tuple[str, ...]] = {}
 

@@ -39,10 +39,11 @@ class StableDiffusion(Family):
 
     pipeline_name = "StableDiffusionPipeline"
     pipeline_class = StableDiffusionPipeline
+    stock_guidance_scale = 7.5
     network_class = UNet2DConditionModel
     uses_prompts = True
     served = True
-    supports = frozenset({"student_unet", "lcm_lora", "student_steps"})
+    supports = frozenset({"student_unet", "lcm_lora", "student_steps", "guidance"})
     lora_targets = {"attention": ATTENTION_TARGETS, "all": ALL_TARGETS}
     text_encoders = {"text_encoder": CLIPTextModel}
     addition_embed_type = None  # of the UNet: what it is conditioned on beside the prompt

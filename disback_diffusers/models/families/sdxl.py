@@ -19,6 +19,7 @@ class StableDiffusionXL(StableDiffusion):
 
     pipeline_name = "StableDiffusionXLPipeline"
     pipeline_class = StableDiffusionXLPipeline
+    stock_guidance_scale = 5.0
     text_encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     addition_embed_type = "text_time"
 

@@ -4,6 +4,7 @@
 from .adversarial import Adversarial, FDivergence
 from .adversarial_score import AdversarialScore
 from .base import Losses, Objective
+from .guidance import GuidanceDistillation
 from .matching import DistributionMatching
 from .regression import RegressedMatching
 from .score_identity import ScoreIdentity
@@ -15,6 +16,7 @@ __all__ = [
     "AdversarialScore",
     "DistributionMatching",
     "FDivergence",
+    "GuidanceDistillation",
     "Losses",
     "Objective",
     "RegressedMatching",
@@ -30,6 +32,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fdiv": FDivergence,
     "asd": AdversarialScore,
     "dmd_regression": RegressedMatching,
+    "guidance": GuidanceDistillation,
 }
 
 

@@ -32,9 +32,11 @@ class Objective:
         modules (`dict[str, torch.nn.Module]`): networks of its own, by name. They are trained with the fake score, by
             the losses of its role, and saved in checkpoints.
         needs_pairs (`bool`): whether it needs pairs of noise and the teacher's sample, `Batch.pair`.
+        takes_real_images (`bool`): whether real images do in their place.
     """
 
     needs_pairs = False
+    takes_real_images = False
 
     def __init__(self, student: Student, fake: Denoiser, settings: ObjectiveArguments):
         self.student, self.fake, self.settings = student, fake, settings
@@ -48,6 +50,11 @@ class Objective:
         By default that of the student and of the fake score, both with a backward, and of the target.
         """
         return 5 + (settings.guidance_scale != 1) + (settings.fake_guidance_scale != 1)
+
+    @classmethod
+    def draws_pairs(cls, has_real_images: bool) -> bool:
+        """Whether pairs have to be generated for it."""
+        return cls.needs_pairs and not (cls.takes_real_images and has_real_images)
 
     @classmethod
     def fake_score_forwards(cls, settings: ObjectiveArguments) -> float:
@@ -104,8 +111,10 @@ class Objective:
             scale (`float`): 1 is no guidance.
             conditional (`torch.Tensor`, *optional*): the output of the denoiser for the prompts, where it is known.
         """
-        last = self.settings.guidance_max_timestep
-        if scale != 1 and last is not None:
-            scale = torch.where(batch.t <= last, scale, 1.0)
-        given = (x_t, batch.t, batch.score_conditions, batch.empty, scale, conditional)
+        given = (x_t, batch.t, batch.score_conditions, batch.empty, self.scale_at(batch.t, scale), conditional)
         return self.schedule.to_x0(guided_output(denoiser.output, *given), x_t, batch.t)
+
+    def scale_at(self, t: torch.Tensor, scale: float) -> float | torch.Tensor:
+        """The scale of guidance at times `(n,)`: 1 beyond `guidance_max_timestep`."""
+        last = self.settings.guidance_max_timestep
+        return scale if scale == 1 or last is None else torch.where(t <= last, scale, 1.0)
