@@ -39,20 +39,37 @@ class LoraStart(LoraFile):
         self.check_layers(roles.network)
         slot, config = roles.state_dict(name), roles.lora_config(name)
         rank, scale, kept, total = config["r"], config["lora_alpha"] / config["r"], 0.0, 0.0
-        for key, value in slot.items():
-            if ".lora_B." in key and not value.is_meta:
-                value.zero_()  # the teacher, where the file has nothing
+        clear(slot)
         for layer in self.layers:
             keys = [f"{layer}.lora_{factor}.weight" for factor in "AB"]
-            ours, theirs = [slot[key] for key in keys], [self.state[key] for key in keys]
-            if ours[0].is_meta:  # where only names and shapes are checked
+            theirs = [self.state[key] for key in keys]
+            if slot[keys[0]].is_meta:  # where only names and shapes are checked
                 continue
             down, up = theirs[0].flatten(1), self.scales[layer] / scale * theirs[1].flatten(1)
             down, up, values = _cut(down, up, rank)
             kept, total = kept + values[:rank].square().sum().item(), total + values.square().sum().item()
-            ours[0][: len(down)].copy_(down.view(-1, *ours[0].shape[1:]))
-            ours[1][:, : len(down)].copy_(up.view(*up.shape, *ours[1].shape[2:]))
+            write_factors(slot, layer, down, up)
         return kept / total if total else 1.0
+
+
+def clear(slot: dict[str, torch.Tensor]) -> None:
+    """Set the weights of a role, by name, to the teacher."""
+    for key, value in slot.items():
+        if ".lora_B." in key and not value.is_meta:
+            value.zero_()
+
+
+def write_factors(slot: dict[str, torch.Tensor], layer: str, down: torch.Tensor, up: torch.Tensor) -> None:
+    """Overwrite a layer of a role with factors `(r, in)` and `(out, r)` of at most its rank.
+
+    Args:
+        slot (`dict` of `torch.Tensor`): weights of the role, by name; `lora_B` of this layer is zero where nothing is
+            written.
+    """
+    into_down, into_up = (slot[f"{layer}.lora_{factor}.weight"] for factor in "AB")
+    into_down[: len(down)].copy_(down.view(-1, *into_down.shape[1:]))
+    into_up.zero_()
+    into_up[:, : len(down)].copy_(up.view(*up.shape, *into_up.shape[2:]))
 
 
 def _cut(down, up, rank):

@@ -1,5 +1,5 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
-"""Another UNet than the teacher's for a full student to start as, such as a smaller one."""
+"""Another UNet than the teacher's for a student to start as, such as a smaller one, or a few-step one."""
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -25,7 +25,7 @@ UNET_INTERFACE = (
 
 
 class StudentUNet:
-    """A UNet for a full student. The constructor reads its config only.
+    """A UNet for a student. The constructor reads its config only.
 
     Attributes:
         config (`dict`): all of its settings; `sample_size`, from which a pipeline takes the size of images, is the
@@ -48,26 +48,27 @@ class StudentUNet:
         self.name = name
         files = self._files()
         if CONFIG_NAME in files.names and INDEX_NAME in files.names:
-            raise self._error("is a student saved as a whole pipeline: give the folder its training wrote.")
+            raise self.error("is a student saved as a whole pipeline: give the folder its training wrote.")
         self._check_prediction(files, prediction_type)
         self._subfolder = files.place("unet")
         self.config = {**self._read_config(), "sample_size": teacher_config["sample_size"]}
         for key in UNET_INTERFACE:
             if self.config[key] != teacher_config[key]:
-                raise self._error(
+                raise self.error(
                     f"has {key} {self.config[key]}, the teacher's UNet {teacher_config[key]}: it cannot take its "
                     "place. Give a UNet of the same kind of model."
                 )
         self._variant = files.variant(self._subfolder, variant, or_the_only_one=True)
 
-    def _error(self, message):
+    def error(self, message: str) -> UsageError:
+        """A UsageError about this UNet; the message has no subject."""
         return UsageError(f"{self.name} {message}")
 
     def _files(self):
         refuse_single_file(self.name, "UNet2DConditionModel")
         files = PipelineFiles(self.name)
         if not {"unet/config.json", "config.json"}.intersection(files.names):
-            raise self._error("holds no UNet: there is no unet/config.json and no config.json.")
+            raise self.error("holds no UNet: there is no unet/config.json and no config.json.")
         return files
 
     def _check_prediction(self, files, expected):
@@ -77,9 +78,9 @@ class StudentUNet:
             config = DDIMScheduler.load_config(self.name, subfolder="scheduler")
             found = config.get("prediction_type", "epsilon")
         except Exception as error:  # of several libraries
-            raise self._error(f"has no valid scheduler config: {one_line(error)}") from None
+            raise self.error(f"has no valid scheduler config: {one_line(error)}") from None
         if found != expected:
-            raise self._error(f"predicts {found} (scheduler/), the teacher {expected}: it cannot take its place.")
+            raise self.error(f"predicts {found} (scheduler/), the teacher {expected}: it cannot take its place.")
 
     def _read_config(self):
         """All settings of the UNet (`dict`)."""
@@ -89,8 +90,8 @@ class StudentUNet:
                 with torch.device("meta"):
                     return dict(UNet2DConditionModel.from_config(config).config)
         except Exception as error:  # settings that contradict each other, or are of another class
-            raise self._error(f"has no valid config: {one_line(error)}") from None
-        raise self._error(f"is a {config.get('_class_name')}: a UNet2DConditionModel is needed.")
+            raise self.error(f"has no valid config: {one_line(error)}") from None
+        raise self.error(f"is a {config.get('_class_name')}: a UNet2DConditionModel is needed.")
 
     def load(self) -> UNet2DConditionModel:
         """The UNet, float32, on the CPU. Raises a UsageError where its weights are broken."""
@@ -98,9 +99,9 @@ class StudentUNet:
         try:
             unet = UNet2DConditionModel.from_pretrained(self.name, dtype=torch.float32, **options)
         except Exception as error:  # as above
-            raise self._error(f"cannot be loaded: {one_line(error)}") from None
+            raise self.error(f"cannot be loaded: {one_line(error)}") from None
         missing = [name for name, parameter in unet.named_parameters() if parameter.is_meta]
         if missing:
-            raise self._error(f"lacks {missing[0]} (and {len(missing) - 1} more): download it again.")
+            raise self.error(f"lacks {missing[0]} (and {len(missing) - 1} more): download it again.")
         unet.register_to_config(sample_size=self.config["sample_size"])
         return unet

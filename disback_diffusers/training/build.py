@@ -133,7 +133,9 @@ def make_roles(family: Family, base: torch.nn.Module, args: DistillationArgument
     with about("--lora_target_modules:"):
         for number, name in enumerate(scores):
             roles.add(name, settings.lora_rank, settings.lora_alpha, targets, seed=seed + number)
-    start = next((name for name in ("lcm_lora", "init_lora") if getattr(settings, name)), "lora_target_modules:")
+    start = next(
+        (name for name in ("lcm_lora", "init_lora", "student_unet") if getattr(settings, name)), "lora_target_modules:"
+    )
     with about(f"--{start}"):
         student.add_role(roles, targets, seed=seed + 2)
     return roles

@@ -60,13 +60,17 @@ def _check_student(args):
     student = args.student
     if student.lcm_lora and student.student == "full":
         raise UsageError("--lcm_lora is the student, and a LoRA: leave --student full out.")
-    if student.init_lora and (student.lcm_lora or student.student_unet):
-        other = "lcm_lora" if student.lcm_lora else "student_unet"
-        raise UsageError(f"--init_lora and --{other} are both the student's start: leave one of them out.")
+    starts = [name for name in ("init_lora", "lcm_lora", "student_unet") if args[name]]
+    if len(starts) > 1:
+        raise UsageError(f"--{starts[0]} and --{starts[1]} are both the student's start: leave one of them out.")
+    of_lora = student.init_lora or (student.student_unet and student.student == "lora")
+    if student.init_fake_from_student and not of_lora:
+        raise UsageError(
+            "--init_fake_from_student has no effect without --init_lora, or --student_unet of a LoRA student: add one "
+            "of them, or leave it out."
+        )
     if student.init_fake_from_student and args.objective.fake_score_init not in ("node", "teacher"):
         raise UsageError("--init_fake_from_student is a start of the fake score: leave --fake_score_init out.")
-    if student.student_unet and student.student != "full":
-        raise UsageError("--student_unet needs --student full: a LoRA student runs on the teacher's own UNet.")
     if student.ema_half_life and student.ema_decay != StudentArguments.ema_decay:
         raise UsageError("--ema_half_life is given instead of --ema_decay: leave one of them out.")
     if student.proportion_later_steps and (not student.lcm_lora or student.student_steps > 1):

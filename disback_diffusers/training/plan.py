@@ -115,7 +115,7 @@ class Plan:
 
     def _student_kind(self):
         student = self.args.student
-        if student.student_unet:
+        if student.student_unet and self.own:
             return f"full, {student.student_unet}: {self.own / 1e6:,.1f} M parameters"
         return student.student
 

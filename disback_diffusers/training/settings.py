@@ -104,8 +104,8 @@ class StudentArguments:
     )
     student_unet: str | None = flag(
         None,
-        "A full student starts as this UNet (folder or Hub id), such as a smaller one; it must predict what the "
-        "teacher's does (noise, v or x0).",
+        "The student starts as this UNet (folder or Hub id), which predicts what the teacher's does (noise, v or x0): "
+        "a full one exactly, also as a smaller one; a LoRA as near as its rank allows.",
         shapes=PATH,
         local=True,
     )
@@ -124,7 +124,7 @@ class StudentArguments:
         local=True,
     )
     init_fake_from_student: bool = flag(
-        False, "The fake score starts as --init_lora too.", shapes=RESULT, needs="init_lora", objectives=FEW_STEPS
+        False, "The fake score starts as --init_lora or --student_unet too.", shapes=RESULT, objectives=FEW_STEPS
     )
     lora_rank: int = flag(64, "Rank of the adapters (target, fake score and LoRA student).", shapes=PATH, above=0)
     lora_alpha: float | None = flag(

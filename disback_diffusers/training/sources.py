@@ -24,6 +24,7 @@ from ..models.lora_file import LoraFile
 from ..models.lora_start import LoraStart
 from ..models.samplers import TeacherSteps
 from ..models.student_unet import StudentUNet
+from ..models.unet_difference import UNetDifference
 from .arguments import DistillationArguments
 from .path import DegradationPath
 from .reused_path import open_path
@@ -156,13 +157,15 @@ def _open_student(settings: StudentArguments, variant, family) -> LoraStudent:
     if settings.init_lora:
         with about("--init_lora"):
             lora_start = LoraStart(settings.init_lora, family.network_config)
+    unet = None
+    if settings.student_unet:
+        with about("--student_unet"):
+            kind = family.schedule.prediction_type
+            unet = StudentUNet(settings.student_unet, family.network_config, variant, kind)
+            lora_start = UNetDifference(unet, family) if settings.student == "lora" else None
     if settings.student == "lora":
         return LoraStudent(settings, lora_start)
-    if not settings.student_unet:
-        return FullStudent(settings, lora_start=lora_start)
-    with about("--student_unet"):
-        kind = family.schedule.prediction_type
-        return FullStudent(settings, StudentUNet(settings.student_unet, family.network_config, variant, kind))
+    return FullStudent(settings, unet, lora_start)
 
 
 def _refuse_other_students(source):

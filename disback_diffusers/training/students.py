@@ -6,6 +6,7 @@ Each class makes a `Student` and writes it to the artifact in its own format.
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from ..models.roles import Roles
 from ..models.samplers import ConsistencySteps, FewStep, OneStep, TeacherSteps
 from ..models.student import Student
 from ..models.student_unet import StudentUNet
+from ..models.unet_difference import UNetDifference
 from .settings import StudentArguments
 
 
@@ -32,7 +34,7 @@ class LoraStudent:
 
     Args:
         settings (`StudentArguments`): `conditioning_timestep` is set.
-        lora_start (`LoraStart`, *optional*): a LoRA that it starts as instead.
+        lora_start (`LoraStart` or `UNetDifference`, *optional*): what it starts as instead.
 
     Attributes:
         ema_decay (`float`): of the moving average.
@@ -46,16 +48,18 @@ class LoraStudent:
     start_setting: str | None = None
     fingerprint_key: str | None = None
 
-    def __init__(self, settings: StudentArguments, lora_start: LoraStart | None = None):
+    def __init__(self, settings: StudentArguments, lora_start: LoraStart | UNetDifference | None = None):
         self.settings, self.lora_start, self.ema_decay = settings, lora_start, settings.ema_decay
         self.own_sampler: TeacherSteps | None = None
-        if lora_start:
+        if isinstance(lora_start, UNetDifference):
+            self.start_setting = self.fingerprint_key = "student_unet"
+        elif lora_start:
             self.start_setting, self.fingerprint_key = "init_lora", "init_lora_fingerprint"
 
     @property
-    def start_layers(self) -> list[str]:
+    def start_layers(self) -> Sequence[str]:
         """Names of the layers that the roles must adapt beside the chosen ones, as its start does."""
-        return self.lora_start.layers if self.lora_start else []
+        return self.lora_start.layers if self.lora_start else ()
 
     def start_role(self, roles: Roles, name: str) -> None:
         """Let a role start as `lora_start`, where there is one.
@@ -68,8 +72,8 @@ class LoraStudent:
         kept = self.lora_start.write_into(roles, name)
         if kept < 1 - 1e-6 and name == self.role:
             logger.warning(
-                f"--init_lora has a larger rank than --lora_rank {self.settings.lora_rank}, which keeps {kept:.1%} of "
-                "the squared norm of its updates."
+                f"--{self.start_setting} is more than --lora_rank {self.settings.lora_rank} can hold: the student keeps "
+                f"{kept:.1%} of the squared norm of its difference to the teacher."
             )
 
     def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:

@@ -74,7 +74,7 @@ def halve(file):
         ("--negative_prompt bad --guidance_scale 1", "--negative_prompt has no effect without guidance"),
         ("--fake_score_warmup_steps 100", "--fake_score_warmup_steps 100"),
         ("--keep_best fd", "--keep_best fd needs --log_fd_every"),
-        ("--student_unet teacher", "--student full"),
+        ("--student_unet teacher/vae", "AutoencoderKL"),
         ("--student full --student_unet nowhere/at/all", "--student_unet nowhere/at/all"),
         ("--student full --student_unet prompts.txt", "--student_unet prompts.txt"),
         ("--student full --student_unet teacher/vae", "AutoencoderKL"),

@@ -248,7 +248,7 @@ def test_configs_for_accelerate(name, kind):
         ([*NEEDED, "--ema_half_life", "0"], "--ema_half_life must be a number greater than 0"),
         ([*NEEDED, "--ema_decay", "0.5", "--ema_half_life", "9"], "instead of --ema_decay: leave one of them out"),
         ([*NEEDED, "--lcm_lora", "l", "--student", "full"], "--student full"),
-        ([*NEEDED, "--student_unet", "u"], "--student full"),
+        ([*NEEDED, "--student_unet", "u", "--lcm_lora", "l"], "--lcm_lora and --student_unet are both"),
         ([*NEEDED, "--log_fd_every", "5"], "--fd_reference"),
         ([*NEEDED, "--output_dir", ""], "--output_dir must be the name of a folder"),
         ([*NEEDED, "--fd_reference", "embedded"], "--fd_reference has no effect without --log_fd_every"),

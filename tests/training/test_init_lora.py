@@ -49,10 +49,10 @@ def test_the_fake_score_may_start_as_it_too(make_context, lora, student, tmp_pat
 
 def test_a_smaller_rank_is_said(make_context, lora, caplog):
     make_context(init_lora=lora, lora_rank=2)
-    assert "--init_lora has a larger rank than --lora_rank 2, which keeps" in caplog.text
+    assert "--init_lora is more than --lora_rank 2 can hold: the student keeps" in caplog.text
     caplog.clear()
     make_context(init_lora=lora, lora_rank=RANK)
-    assert "larger rank" not in caplog.text
+    assert "can hold" not in caplog.text
 
 
 @pytest.mark.slow
