@@ -54,8 +54,9 @@ class UNetDifference:
             return 1.0
         other = self.other.load()
         self.fingerprint = base_fingerprint(other)
-        weights, teacher = other.state_dict(), self.family.load_network().state_dict()
-        differences = {key: weights[key] - value for key, value in teacher.items()}
+        differences = other.state_dict()
+        for key, value in self.family.load_network().state_dict().items():
+            differences[key].sub_(value)  # in place: for SDXL each of the two has 10 GiB
         rank, scale, kept = config["r"], config["lora_alpha"] / config["r"], 0.0
         for layer in (key.removesuffix(".lora_A.weight") for key in slot if key.endswith(".lora_A.weight")):
             down, up, values = _low_rank(differences[f"{layer}.weight"].flatten(1), rank)

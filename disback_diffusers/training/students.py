@@ -72,8 +72,8 @@ class LoraStudent:
         kept = self.lora_start.write_into(roles, name)
         if kept < 1 - 1e-6 and name == self.role:
             logger.warning(
-                f"--{self.start_setting} is more than --lora_rank {self.settings.lora_rank} can hold: the student keeps "
-                f"{kept:.1%} of the squared norm of its difference to the teacher."
+                f"--{self.start_setting} is more than --lora_rank {self.settings.lora_rank} can hold: the student "
+                f"keeps {kept:.1%} of the squared norm of its difference to the teacher."
             )
 
     def add_role(self, roles: Roles, targets: list[str], seed: int) -> None:
