@@ -138,7 +138,7 @@ class StudentPipeline:
         pipe = family._load(base, revision=revision, **settings, **kwargs)
         if artifact.kind == "lora" and pipe.unet is not None and not family.merges_lora:
             if lora := artifact.config.get("teacher_lora"):
-                fuse_teacher_lora(pipe.unet, artifact.source, artifact.folder, lora["strength"])
+                fuse_teacher_lora(pipe, artifact.source, artifact.folder, lora["strength"])
             artifact.attach_lora(pipe, base)
         pipe._student_config = artifact.config
         pipe._check_student()

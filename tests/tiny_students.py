@@ -5,8 +5,8 @@ import copy
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from disback_diffusers.artifact.layout import write_config as write_student_config
 from disback_diffusers.artifact.save import save_lora, save_network
@@ -18,6 +18,7 @@ from disback_diffusers.pipelines import DisBackPipeline
 
 TIMESTEP = 399
 RANK, ALPHA = 4, 8  # not equal: the scale must be kept
+TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # as kohya adapts
 
 
 def lora_student(base):
@@ -75,5 +76,22 @@ def save_kohya(folder, roles):
         tensors[f"{name}.alpha"] = torch.tensor(float(ALPHA))
     file = Path(folder) / LORA_NAME
     file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, file, {"format": "pt"})
+    return file
+
+
+def add_text_encoders(file, base, wider=0, layers=TEXT_LAYERS):
+    """Add updates of rank 2 of the text encoders of a teacher's folder to kohya's file. Returns the file."""
+    tensors, random = load_file(file), torch.Generator().manual_seed(5)
+    pipe = DiffusionPipeline.from_pretrained(base)
+    encoders = {name: part for name, part in pipe.components.items() if name.startswith("text_encoder")}
+    prefixes = ["lora_te"] if len(encoders) == 1 else ["lora_te1", "lora_te2"]
+    for prefix, encoder in zip(prefixes, encoders.values(), strict=True):
+        for name, layer in encoder.named_modules():
+            if name.endswith(layers):
+                key = f"{prefix}_text_model_{name.removeprefix('text_model.').replace('.', '_')}"
+                tensors[f"{key}.lora_down.weight"] = 0.3 * torch.randn(2, layer.in_features + wider, generator=random)
+                tensors[f"{key}.lora_up.weight"] = 0.3 * torch.randn(layer.out_features, 2, generator=random)
+                tensors[f"{key}.alpha"] = torch.tensor(1.0)
     save_file(tensors, file, {"format": "pt"})
     return file

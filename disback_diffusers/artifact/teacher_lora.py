@@ -4,11 +4,12 @@
 import shutil
 from pathlib import Path
 
-import torch
+from diffusers import DiffusionPipeline
 
-from ..errors import UsageError
+from ..errors import UsageError, about
 from ..files import TEACHER_LORA_NAME, atomic_write
 from ..models.lora_file import LoraFile
+from ..models.text_lora import fuse_into_text_encoders
 
 
 def save_teacher_lora(folder: Path, lora: LoraFile) -> None:
@@ -20,11 +21,11 @@ def save_teacher_lora(folder: Path, lora: LoraFile) -> None:
     atomic_write(Path(folder) / TEACHER_LORA_NAME, lambda temporary: shutil.copyfile(lora.file, temporary))
 
 
-def fuse_teacher_lora(unet: torch.nn.Module, source: str, folder: Path, strength: float) -> None:
-    """Add the LoRA of a student's folder to the weights of its base.
+def fuse_teacher_lora(pipe: DiffusionPipeline, source: str, folder: Path, strength: float) -> None:
+    """Add the LoRA of a student's folder to the weights of its base, the UNet and text encoders.
 
     Args:
-        unet (`torch.nn.Module`): of the base model, without adapters.
+        pipe (`DiffusionPipeline`): of the base model, without adapters.
         source (`str`): the student, for the messages. folder (`Path`): with its files.
         strength (`float`): as in training.
 
@@ -34,9 +35,12 @@ def fuse_teacher_lora(unet: torch.nn.Module, source: str, folder: Path, strength
     file = Path(folder) / TEACHER_LORA_NAME
     if not file.is_file():
         raise UsageError(f"{source} lacks {TEACHER_LORA_NAME}, the LoRA of its teacher: restore it.")
-    if any(p.is_meta or not p.is_floating_point() for p in unet.parameters()):
+    if any(p.is_meta or not p.is_floating_point() for p in pipe.unet.parameters()):
         raise UsageError(
             f"{source} has the LoRA of its teacher in {TEACHER_LORA_NAME}, which cannot be added to a quantised or "
             "offloaded UNet: load it without, and offload the pipeline afterwards."
         )
-    LoraFile(str(file), unet.config).fuse_into(unet, strength)
+    lora = LoraFile(str(file), pipe.unet.config, may_adapt_text=True)
+    lora.fuse_into(pipe.unet, strength)
+    with about(lora.source):
+        fuse_into_text_encoders(pipe, lora.text, strength)

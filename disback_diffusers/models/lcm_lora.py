@@ -78,5 +78,5 @@ class LcmLora(LoraFile):
 
     def _one(self, what, values):
         if len(values) != 1:
-            raise self._error(f"has layers of different {what} ({sorted(values)[:3]}), which is not supported.")
+            raise self.error(f"has layers of different {what} ({sorted(values)[:3]}), which is not supported.")
         return values.pop()

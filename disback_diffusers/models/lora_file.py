@@ -13,9 +13,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 
-from ..errors import UsageError, one_line
+from ..errors import UsageError, about, one_line
 from ..files import LORA_NAME
 from ..hub_errors import reading
+from .text_lora import TEXT_ENCODERS, text_updates
 
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -40,18 +41,20 @@ class LoraFile:
         state (`dict` of `torch.Tensor`): its weights, float32, under PEFT's keys.
         file (`Path`): where it is on this machine.
         scales (`dict[str, float]`): by layer, what the product of its factors is multiplied by.
+        text (`dict`): its updates of text encoders, as `text_updates` returns them.
 
     Args:
         source (`str`): a .safetensors file, a folder with pytorch_lora_weights.safetensors, a Hub id, or a Hub id
             and a file of it, such as "owner/name/file.safetensors".
         unet_config (`dict`): of the base's UNet.
+        may_adapt_text (`bool`, *optional*, defaults to `False`): whether it may adapt text encoders too.
 
     Raises:
-        UsageError: no such file, no LoRA of a UNet alone, or unknown keys.
+        UsageError: no such file, no LoRA of a UNet, or unknown keys.
     """
 
-    def __init__(self, source: str, unet_config: dict):
-        self.source = source
+    def __init__(self, source: str, unet_config: dict, may_adapt_text: bool = False):
+        self.source, self.may_adapt_text, self.text = source, may_adapt_text, {}
         self.file = self._find()
         self._raw, self._metadata = self._read(self.file)
         state, alphas = self._convert(unet_config)
@@ -70,11 +73,11 @@ class LoraFile:
         modules = dict(unet.named_modules())
         for layer in self.layers:
             if layer not in modules:
-                raise self._error(f"adapts {layer}, which the teacher's UNet does not have: it is of another base.")
+                raise self.error(f"adapts {layer}, which the teacher's UNet does not have: it is of another base.")
             down, up = (self.state[f"{layer}.lora_{factor}.weight"].shape for factor in "AB")
             weight = getattr(modules[layer], "weight", None)
             if weight is None or (up[0], *down[1:]) != tuple(weight.shape):
-                raise self._error(f"has {layer} of another shape than the teacher's UNet: it is of another base.")
+                raise self.error(f"has {layer} of another shape than the teacher's UNet: it is of another base.")
 
     @torch.no_grad()
     def fuse_into(self, unet: torch.nn.Module, strength: float = 1.0) -> None:
@@ -93,27 +96,28 @@ class LoraFile:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    def _error(self, message):
+    def error(self, message: str) -> UsageError:
+        """A UsageError about this file; the message has no subject."""
         return UsageError(f"{self.source} {message}")
 
     def _find(self):
         path = Path(self.source)
         if path.suffix.lower() in PICKLED:
-            raise self._error("is a pickled file, which may run code when it is loaded: take a .safetensors file.")
+            raise self.error("is a pickled file, which may run code when it is loaded: take a .safetensors file.")
         if path.is_dir():
             if not (path / LORA_NAME).exists() and any(path.glob("pytorch_lora_weights.*")):
-                raise self._error(f"has pickled weights, which may run code when they are loaded, but no {LORA_NAME}.")
+                raise self.error(f"has pickled weights, which may run code when they are loaded, but no {LORA_NAME}.")
             path = path / LORA_NAME
         if path.is_file():
             return path
         repo, file = (None, None) if Path(self.source).is_dir() else self._on_hub()
         if repo is None:
-            raise self._error(f"is no LoRA file and no folder with {LORA_NAME}.")
+            raise self.error(f"is no LoRA file and no folder with {LORA_NAME}.")
         try:
             with reading(repo):
                 return Path(hf_hub_download(repo, file))
         except EntryNotFoundError:
-            raise self._error(f"has no {file}: give the file itself, or a folder with it.") from None
+            raise self.error(f"has no {file}: give the file itself, or a folder with it.") from None
 
     def _on_hub(self):
         """The repository and the file in it; None where it can only be a local path."""
@@ -130,31 +134,44 @@ class LoraFile:
             with safe_open(os.fspath(file), "pt") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()
         except Exception as error:  # truncated, or no safetensors at all
-            raise self._error(f"is no readable safetensors file ({error}).") from None
+            raise self.error(f"is no readable safetensors file ({error}).") from None
 
     def _convert(self, unet_config):
         """Weights under PEFT's keys, which are the file's own tensors still, and alphas by layer."""
         try:
             refuse_dora(self._raw)
         except UsageError as error:
-            raise self._error(str(error)) from None
+            raise self.error(str(error)) from None
         try:
             state, alphas = StableDiffusionPipeline.lora_state_dict(dict(self._raw), unet_config=unet_config)
         except Exception as error:  # keys that diffusers cannot place
-            raise self._error(f"is no LoRA that diffusers knows: {one_line(error)}") from None
+            raise self.error(f"is no LoRA that diffusers knows: {one_line(error)}") from None
         strange = [key for key in state if not key.startswith("unet.")]
+        if self.may_adapt_text:
+            with about(self.source):
+                self.text = text_updates(state, alphas or {}, self._config)
+            strange = [key for key in strange if not key.startswith(TEXT_ENCODERS)]
+            state = {key: value for key, value in state.items() if not key.startswith(TEXT_ENCODERS)}
         if strange or not state:
-            raise self._error(f"holds {strange[0] if strange else 'nothing'}: it must hold weights of a UNet only.")
+            more = " (and its text encoders)" if self.may_adapt_text else " only"
+            raise self.error(
+                f"holds {strange[0] if strange else 'no UNet layers'}: it must hold weights of a UNet{more}."
+            )
         state = convert_unet_state_dict_to_peft({key.removeprefix("unet."): value for key, value in state.items()})
         strange = [key for key in state if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
         if strange:
-            raise self._error(f"has an unknown key, {strange[0]}.")
+            raise self.error(f"has an unknown key, {strange[0]}.")
         return state, alphas or {}
 
+    @property
+    def _config(self):
+        """The LoraConfig of all its parts."""
+        return json.loads((self._metadata or {}).get(METADATA, "{}"))
+
     def _scales(self, alphas) -> Iterator[tuple[str, float]]:
-        config = json.loads((self._metadata or {}).get(METADATA, "{}"))
-        config = {key.removeprefix("unet."): value for key, value in config.items()}
-        by_layer = {_layer(key): float(value) for key, value in alphas.items()}
+        config = {key.removeprefix("unet."): value for key, value in self._config.items()}
+        of_unet = {key: value for key, value in alphas.items() if not key.startswith(TEXT_ENCODERS)}
+        by_layer = {_layer(key): float(value) for key, value in of_unet.items()}
         for layer in self.layers:
             rank = self.rank(layer)
             of_metadata = config.get("alpha_pattern", {}).get(layer, config.get("lora_alpha", rank))

@@ -10,6 +10,7 @@ from ..data.bank import PromptBank
 from ..data.real_images import Samples, encode_images
 from ..diffusion.times import training_times
 from ..errors import UsageError, about
+from ..models.adapter_files import fingerprint
 from ..models.denoiser import Denoiser
 from ..models.embedded import resolve
 from ..models.families.base import Family
@@ -53,6 +54,8 @@ def build(
             family.prepare_decoder()
 
     encoder_id = f"{resolve(family.name)} {family.commit} {args.teacher.variant} {DTYPES[parallel.precision]}"
+    if family.lora and family.lora.text:
+        encoder_id += f" {fingerprint(family.lora.state)} {family.lora_strength}"
     batches = _make_batches(args.data, args.system.seed, sources, parallel, folder, encoder_id)
     for network in filter(None, (base, own)):
         network.to(parallel.device)

@@ -75,6 +75,11 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
     """
     family = _open_family(args.teacher, families)
     fit_settings(args, family)
+    if family.lora and family.lora.text and args.student.student == "full":
+        raise UsageError(
+            f"--teacher_lora {args.teacher.teacher_lora} adapts a text encoder too, which a full student would need "
+            "beside its UNet: leave --student full out, or take a LoRA of the UNet alone."
+        )
     student = _open_student(args.student, args.teacher.variant, family)
     if not args.objective.trains_fake_score:
         student.own_sampler = TeacherSteps(args.run.validation_inference_steps, args.run.validation_scheduler)
@@ -137,7 +142,8 @@ def _open_family(settings: TeacherArguments, families) -> Family:
         if "lcm_lora" not in family.supports:
             raise UsageError("--teacher_lora is not supported for this kind of teacher: leave it out.")
         with about("--teacher_lora"):
-            family.add_lora(LoraFile(settings.teacher_lora, family.network_config), settings.teacher_lora_strength)
+            lora = LoraFile(settings.teacher_lora, family.network_config, may_adapt_text=True)
+            family.add_lora(lora, settings.teacher_lora_strength)
     return family
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from diffusers import DiffusionPipeline, LCMScheduler
-from tiny_students import ALPHA, RANK, TIMESTEP, lora_student, save_kohya, save_peft
+from tiny_students import ALPHA, RANK, TIMESTEP, add_text_encoders, lora_student, save_kohya, save_peft
 
 from disback_diffusers import DisBackPipeline, UsageError
 from disback_diffusers.artifact.card import model_card
@@ -19,13 +19,18 @@ from disback_diffusers.models.lora_file import LoraFile
 STRENGTH = 0.5
 
 
-@pytest.fixture(scope="module", params=[save_peft, save_kohya], ids=["peft", "kohya"])
+def save_with_text(folder, roles):
+    return add_text_encoders(save_kohya(folder, roles), folder.parent / "base")
+
+
+@pytest.fixture(scope="module", params=[save_peft, save_kohya, save_with_text], ids=["peft", "kohya", "text"])
 def student(request, sd, tmp_path_factory):
     """A LoRA student's folder, with the style that its teacher had."""
     folder = tmp_path_factory.mktemp("styled")
     roles = lora_student(sd.base)
     roles.randomize("student", seed=7)
-    style = LoraFile(str(request.param(folder / "style", roles)), roles.network.config)
+    (folder / "base").symlink_to(sd.base)
+    style = LoraFile(str(request.param(folder / "style", roles)), roles.network.config, may_adapt_text=True)
     shutil.copytree(sd.folders["lora"], folder / "student")
     save_teacher_lora(folder / "student", style)
     config = {"base_model": str(sd.base), "student": "lora", "lora_rank": RANK, "lora_alpha": ALPHA,
@@ -91,6 +96,7 @@ def test_files_that_do_not_fit(sd, student, tmp_path):
 
 
 def test_an_offloaded_base_is_refused(sd, student):
-    unet = DiffusionPipeline.from_pretrained(sd.base).unet.to("meta")
+    pipe = DiffusionPipeline.from_pretrained(sd.base)
+    pipe.unet.to("meta")
     with pytest.raises(UsageError, match="cannot be added to a quantised or offloaded UNet"):
-        fuse_teacher_lora(unet, str(student), student, STRENGTH)
+        fuse_teacher_lora(pipe, str(student), student, STRENGTH)

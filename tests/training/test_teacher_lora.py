@@ -3,10 +3,13 @@
 
 import pytest
 import torch
-from tiny_students import lora_student, save_peft
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+from tiny_students import add_text_encoders, lora_student, save_kohya, save_peft
 
 from disback_diffusers import distill
 from disback_diffusers.errors import UsageError
+from disback_diffusers.models.text_lora import text_updates
 
 
 @pytest.fixture
@@ -58,6 +61,79 @@ def test_the_artifact_has_it_where_the_student_needs_it(make_args, style, studen
     ]
     assert (images[0] - images[1]).abs().mean() > 0.01
     assert "at strength 0.5" in (folder / "README.md").read_text()
+
+
+@pytest.fixture(params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
+def styled_text(request, tmp_path):
+    """A teacher's folder and a LoRA of its UNet and its text encoders."""
+    base = request.getfixturevalue(f"{request.param}_folder")
+    return str(base), str(add_text_encoders(save_kohya(tmp_path / "style", lora_student(base)), base))
+
+
+def encoded(pipe):
+    return pipe.encode_prompt("a red cat", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[0]
+
+
+def test_text_encoders_that_it_adapts_encode_as_in_plain_diffusers(make_context, styled_text):
+    base, style = styled_text
+    settings = {"pretrained_teacher_model": base, "teacher_lora_strength": 0.5}
+    context = make_context(teacher_lora=style, **settings)
+    pipe = DiffusionPipeline.from_pretrained(base)
+    bare = encoded(pipe)
+    pipe.load_lora_weights(style)
+    pipe.fuse_lora(lora_scale=0.5)
+    expected = encoded(pipe)
+    found = context.batches.conditions([0]).tensors["text"]
+    assert (expected - bare).abs().max() > 0.01
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_files_without_out_proj_lose_nothing(make_context, sd_folder, tmp_path):
+    """diffusers leaves their other attention layers out."""
+    kohya = save_kohya(tmp_path / "style", lora_student(sd_folder))
+    tensors = load_file(add_text_encoders(kohya, sd_folder, layers=("q_proj", "fc1")))
+    pipe = DiffusionPipeline.from_pretrained(sd_folder)
+    for name, layer in pipe.text_encoder.named_modules():
+        key = f"lora_te_text_model_{name.removeprefix('text_model.').replace('.', '_')}"
+        if f"{key}.alpha" in tensors:
+            layer.weight.data += 0.5 * tensors[f"{key}.lora_up.weight"] @ tensors[f"{key}.lora_down.weight"]
+    expected = encoded(pipe)
+    context = make_context(teacher_lora=str(kohya))
+    torch.testing.assert_close(context.batches.conditions([0]).tensors["text"], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "metadata, scale",
+    [({"text_encoder.r": 2, "text_encoder.lora_alpha": 6}, 3.0), ({}, 1.0),
+     ({"text_encoder.lora_alpha": 6, "text_encoder.use_rslora": True}, 6 / 2**0.5)],
+)  # fmt: skip
+def test_files_of_peft(metadata, scale):
+    layer = "text_model.encoder.layers.0.mlp.fc1"
+    state = {f"text_encoder.{layer}.lora_A.weight": torch.ones(2, 4), f"text_encoder.{layer}.lora_B.weight":
+             torch.ones(3, 2), "unet.conv_in.lora_A.weight": torch.ones(1)}  # fmt: skip
+    (update,) = text_updates(state, {}, metadata)["text_encoder"].values()
+    assert update.scale == scale and update.down.shape == (2, 4) and update.up.shape == (3, 2)
+
+
+def test_its_strength_is_part_of_the_cache_of_embeddings(make_context, styled_text):
+    base, style = styled_text
+    settings = {"pretrained_teacher_model": base, "teacher_lora": style, "cache_text_embeddings": "disk"}
+    first, second = (
+        make_context(**settings, teacher_lora_strength=s).batches.conditions([0]).tensors["text"] for s in (0.5, 1.0)
+    )
+    assert (first - second).abs().max() > 0.01
+
+
+def test_text_encoders_that_cannot_be_adapted(make_context, sd_folder, tmp_path):
+    kohya = save_kohya(tmp_path / "style", lora_student(sd_folder))
+    style = str(add_text_encoders(kohya, sd_folder))
+    with pytest.raises(UsageError, match="--teacher_lora .* adapts a text encoder too, which a full student"):
+        make_context(teacher_lora=style, student="full")
+    with pytest.raises(UsageError, match="--init_lora .* holds text_encoder.*: it must hold weights of a UNet only"):
+        make_context(init_lora=style)
+    add_text_encoders(kohya, sd_folder, wider=8)
+    with pytest.raises(UsageError, match="does not fit the text_encoder: text_model.encoder.layers.0.*of another sha"):
+        make_context(teacher_lora=style)
 
 
 @pytest.mark.parametrize(

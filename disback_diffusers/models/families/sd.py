@@ -10,13 +10,15 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel
 
 from ...diffusion.noise import NoiseSchedule
-from ...errors import UsageError
+from ...errors import UsageError, about
 from ..autoencoder import Autoencoder, check_scaling_factor
 from ..conditions import Conditions
+from ..lora_file import LoraFile
 from ..lora_targets import ALL_TARGETS, ATTENTION_TARGETS
 from ..sizes import Bucket, pixels
 from ..source import ModelSource
 from ..teacher_scheduler import teacher_scheduler
+from ..text_lora import fuse_into_text_encoders
 from ..text_parts import TextPart, without_truncation_warnings
 from .base import Family
 
@@ -141,7 +143,11 @@ class StableDiffusion(Family):
         others = ("unet", "vae", "safety_checker", "feature_extractor", "image_encoder")
         parts = {name: None for name in others if name in self.source.index}
         parts |= {name: self.source.text_encoder(cls, name, dtype) for name, cls in self.text_encoders.items()}
-        pipeline = self.source.load("tokenizer", self.pipeline_class.from_pretrained, **parts).to(device)
+        pipeline = self.source.load("tokenizer", self.pipeline_class.from_pretrained, **parts)
+        if self.lora:
+            with about(self.lora.source):
+                fuse_into_text_encoders(pipeline, self.lora.text, self.lora_strength)
+        pipeline.to(device)
 
         @torch.no_grad()
         def encode(prompts):
@@ -149,6 +155,12 @@ class StableDiffusion(Family):
                 return self._encode(pipeline, prompts)
 
         return encode
+
+    def add_lora(self, lora: LoraFile, strength: float = 1.0) -> None:
+        """As in `Family`; it may adapt the text encoders too."""
+        if missing := lora.text.keys() - self.text_encoders.keys():
+            raise lora.error(f"adapts a {min(missing)}, which the teacher does not have: it is of another base.")
+        super().add_lora(lora, strength)
 
     def _encode(self, pipeline, prompts):
         return Conditions({"text": pipeline.encode_prompt(prompts, pipeline.device, 1, False)[0]})
