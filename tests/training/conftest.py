@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from disback_diffusers.training.arguments import DistillationArguments, not_for
@@ -68,6 +69,12 @@ class Context:
     def trainer(self, folder, **more):
         """A trainer that writes to this folder, open already, without a validator and probes if not given."""
         return Trainer(self.accelerator, self.parallel, folder, self.args.run, **more)
+
+    @torch.no_grad()
+    def output(self, denoiser):
+        """The prediction for two fixed noisy samples at timestep 399."""
+        z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        return denoiser.output(z, torch.full((2,), 399), self.batches.conditions([0, 1]))
 
     def distillation(self, trainer):
         """The run, which hands its stages to this trainer."""

@@ -16,12 +16,6 @@ def lora(sd_folder, tmp_path):
     return str(save_kohya(tmp_path / "few-step", lora_student(sd_folder)))
 
 
-@torch.no_grad()
-def samples(context, denoiser):
-    z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    return denoiser.output(z, torch.full((2,), 399), context.batches.conditions([0, 1]))
-
-
 @pytest.mark.parametrize("student", ["lora", "full"])
 def test_the_student_starts_as_the_lora(make_context, sd_folder, lora, student):
     context, plain = make_context(init_lora=lora, student=student, lora_rank=RANK), make_context(student=student)
@@ -29,11 +23,11 @@ def test_the_student_starts_as_the_lora(make_context, sd_folder, lora, student):
     expected = source.network(
         torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.full((2,), 399),
         context.batches.conditions([0, 1]).tensors["text"]).sample.detach()  # fmt: skip
-    found = samples(context, context.student.denoiser)
+    found = context.output(context.student.denoiser)
     assert (found - expected).norm() < 2e-3 * expected.norm()
-    assert (samples(plain, plain.student.denoiser) - expected).norm() > 0.05 * expected.norm()
+    assert (plain.output(plain.student.denoiser) - expected).norm() > 0.05 * expected.norm()
     for denoiser in (context.networks.teacher, context.networks.fake):
-        torch.testing.assert_close(samples(context, denoiser), samples(plain, plain.networks.teacher))
+        torch.testing.assert_close(context.output(denoiser), plain.output(plain.networks.teacher))
     assert all(torch.equal(a, b) for a, b in zip(context.student.ema.shadow_params, context.student.parameters()))
 
 
@@ -43,7 +37,7 @@ def test_the_fake_score_may_start_as_it_too(make_context, lora, student, tmp_pat
     context = make_context(**settings, no_backtracking=True)
     run = context.distillation(trainer=None)
     run.stage_1(checkpoint=None)
-    fake, student = (samples(context, denoiser) for denoiser in (context.networks.fake, context.student.denoiser))
+    fake, student = (context.output(denoiser) for denoiser in (context.networks.fake, context.student.denoiser))
     torch.testing.assert_close(fake, student, atol=1e-4, rtol=1e-3)
 
 

@@ -17,12 +17,6 @@ def style(sd_folder, tmp_path):
     return str(save_peft(tmp_path / "style", lora_student(sd_folder)))
 
 
-@torch.no_grad()
-def output(denoiser, context):
-    z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    return denoiser.output(z, torch.full((2,), 399), context.batches.conditions([0, 1]))
-
-
 @pytest.mark.parametrize("student", ["lora", "full"])
 def test_every_network_starts_from_the_teacher_with_it(make_context, sd_folder, style, student):
     context, plain = make_context(teacher_lora=style, student=student), make_context()
@@ -31,16 +25,16 @@ def test_every_network_starts_from_the_teacher_with_it(make_context, sd_folder, 
     text = context.batches.conditions([0, 1]).tensors["text"]
     expected = source.network(z, torch.full((2,), 399), text).sample.detach()
     for denoiser in (context.networks.teacher, context.networks.fake, context.student.denoiser):
-        torch.testing.assert_close(output(denoiser, context), expected, atol=1e-4, rtol=1e-3)
-    assert (output(plain.networks.teacher, plain) - expected).abs().mean() > 0.01
+        torch.testing.assert_close(context.output(denoiser), expected, atol=1e-4, rtol=1e-3)
+    assert (plain.output(plain.networks.teacher) - expected).abs().mean() > 0.01
     assert context.roles.fingerprint != plain.roles.fingerprint, "a path of the bare teacher does not fit"
 
 
 def test_its_strength(make_context, style):
-    outputs = {s: output(make_context(teacher_lora=style, teacher_lora_strength=s).networks.teacher, make_context())
-               for s in (1e-6, 0.5, 1.0)}  # fmt: skip
-    bare = make_context()
-    torch.testing.assert_close(outputs[1e-6], output(bare.networks.teacher, bare), atol=1e-3, rtol=1e-3)
+    bare, contexts = make_context(), {s: make_context(teacher_lora=style, teacher_lora_strength=s)
+                                      for s in (1e-6, 0.5, 1.0)}  # fmt: skip
+    outputs = {s: context.output(context.networks.teacher) for s, context in contexts.items()}
+    torch.testing.assert_close(outputs[1e-6], bare.output(bare.networks.teacher), atol=1e-3, rtol=1e-3)
     distances = [(outputs[s] - outputs[1e-6]).norm() for s in (0.5, 1.0)]
     assert 0 < distances[0] < distances[1]
 

@@ -28,12 +28,6 @@ def few_step_unet(sd_folder, tmp_path):
     return save
 
 
-@torch.no_grad()
-def output(context, denoiser):
-    z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    return denoiser.output(z, torch.full((2,), 399), context.batches.conditions([0, 1]))
-
-
 def of_unet(context, folder):
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     z, text = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), context.batches.conditions([0, 1])
@@ -45,10 +39,10 @@ def test_a_difference_of_the_rank_of_the_student_is_held_exactly(make_context, f
     folder = few_step_unet()
     context = make_context(student_unet=folder, lora_rank=RANK + 2, lora_alpha=3.0, lora_target_modules=["all"])
     expected = of_unet(context, folder)
-    teacher = output(context, context.networks.teacher)
+    teacher = context.output(context.networks.teacher)
     assert (expected - teacher).norm() > 0.05 * teacher.norm()
-    torch.testing.assert_close(output(context, context.student.denoiser), expected, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(output(context, context.networks.fake), teacher)
+    torch.testing.assert_close(context.output(context.student.denoiser), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(context.output(context.networks.fake), teacher)
     assert "keeps" not in caplog.text
 
 
@@ -81,7 +75,7 @@ def test_the_fake_score_may_start_as_it_too(make_context, few_step_unet, rank):
     state = torch.get_rng_state()
     context.distillation(trainer=None).stage_1(checkpoint=None)
     assert torch.equal(torch.get_rng_state(), state)
-    fake, student = (output(context, denoiser) for denoiser in (context.networks.fake, context.student.denoiser))
+    fake, student = (context.output(denoiser) for denoiser in (context.networks.fake, context.student.denoiser))
     torch.testing.assert_close(fake, student, atol=1e-4, rtol=1e-3)
 
 
