@@ -6,49 +6,64 @@ from dataclasses import dataclass
 import torch
 
 
+NEVER = float("inf")
+
+
 @dataclass(frozen=True)
 class Band:
-    """The usual range of a metric, and what to do outside of it."""
+    """The usual range of a metric, and what to do below and above it."""
 
-    low: float
-    high: float
-    advice: str
+    low: float = -NEVER
+    high: float = NEVER
+    too_low: str = ""
+    too_high: str = ""
 
     @property
     def usual(self) -> str:
         """The range in words."""
-        if self.low > 0 and self.high < NEVER:
+        if self.low > -NEVER and self.high < NEVER:
             return f"{self.low:g} to {self.high:g}"
-        return f"at least {self.low:g}" if self.low > 0 else f"at most {self.high:g}"
+        return f"at least {self.low:g}" if self.low > -NEVER else f"at most {self.high:g}"
 
     def holds(self, value: float) -> bool:
         """Whether a value is in the range."""
         return self.low <= value <= self.high
 
+    def advice(self, value: float) -> str:
+        """What to do about a value outside of the range."""
+        return self.too_low if value < self.low else self.too_high
 
-NEVER = float("inf")
+
+# Measured on the embedded teacher by benchmarks/alarms.py.
 BANDS = {
     "diversity": Band(
-        0.5,
-        NEVER,
+        0.3,
+        2.5,
         "samples of one prompt vary far less than the teacher's: lower --guidance_scale, or take --objective "
         "dmd_regression",
+        "samples of one prompt vary far more than the teacher's: take more prompts, or see that the fake score keeps "
+        "up (--fake_score_learning_rate)",
     ),
     "saturation": Band(
-        -NEVER,
-        0.1,
-        "far more of the image is clipped than of the teacher's: lower --guidance_scale or --guidance_max_timestep",
+        high=0.1,
+        too_high="far more of the image is clipped than of the teacher's: lower --guidance_scale or "
+        "--guidance_max_timestep",
     ),
     "contrast": Band(
-        0.7,
+        0.85,
         1.3,
-        "the samples have another standard deviation than the teacher's: see that the fake score "
-        "keeps up (--fake_score_learning_rate), or lower --guidance_scale",
+        "the samples have a smaller standard deviation than the teacher's: lower --guidance_scale or "
+        "--guidance_max_timestep",
+        "the samples have a larger standard deviation than the teacher's: see that the fake score keeps up "
+        "(--fake_score_learning_rate), or lower --guidance_scale",
     ),
-    "grid": Band(0.0, 3.0, "the images have the texture of the VAE's grid: stop earlier, or lower --learning_rate"),
+    "grid": Band(
+        high=3.0, too_high="the images have the texture of the VAE's grid: stop earlier, or lower --learning_rate"
+    ),
     "score_ratio": Band(
-        0.0,
+        0.2,
         1.0,
+        "the target pulls the samples far away from where they are: lower --guidance_scale or --guidance_max_timestep",
         "the fake score fits the samples no better than the target: raise --fake_score_learning_rate or "
         "--fake_score_updates_per_step",
     ),
@@ -95,7 +110,9 @@ class Monitor:
                 self.outside[name] = self.outside.get(name, 0) + 1
         for name in [name for name in self.alarms if name not in before]:
             band = BANDS[name]
-            lines.append(f"Alarm at update {step}: {name} is {means[name]:.3g}, usual is {band.usual}: {band.advice}.")
+            lines.append(
+                f"Alarm at update {step}: {name} is {means[name]:.3g}, usual is {band.usual}: {band.advice(means[name])}."
+            )
         return lines
 
 
