@@ -109,10 +109,9 @@ class Monitor:
             elif name in self.entered or 2 * step >= self.total_steps:
                 self.outside[name] = self.outside.get(name, 0) + 1
         for name in [name for name in self.alarms if name not in before]:
-            band = BANDS[name]
-            lines.append(
-                f"Alarm at update {step}: {name} is {means[name]:.3g}, usual is {band.usual}: {band.advice(means[name])}."
-            )
+            band, mean = BANDS[name], means[name]
+            advice = f"usual is {band.usual}: {band.advice(mean)}."
+            lines.append(f"Alarm at update {step}: {name} is {mean:.3g}, {advice}")
         return lines
 
 
