@@ -113,7 +113,7 @@ def test_a_run_is_resumed_and_its_student_is_served(make_args, tmp_path, monkeyp
     from disback_diffusers.training.trainer import Interrupted, Trainer
 
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    settings = {**GUIDANCE, **FEW_PAIRS, "checkpointing_steps": 4, "validation_steps": 0, "log_health_every": 4,
+    settings = {**GUIDANCE, **FEW_PAIRS, "checkpointing_steps": 2, "validation_steps": 0, "max_train_steps": 4,
                 "validation_inference_steps": 3, "lora_target_modules": ["attention"]}  # fmt: skip
     whole = distill(make_args(**settings, output_dir=str(tmp_path / "whole")))
     save = Trainer.save

@@ -1,12 +1,9 @@
 # Copyright 2026 The disback-diffusers authors. Licensed under the Apache License, Version 2.0.
 """Pairs of noise and the teacher's sample, and what is trained on them."""
 
-import json
-
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from safetensors.torch import load_file
 from stepping import backtracking, steps
 
 from disback_diffusers.errors import RunError, UsageError
@@ -223,41 +220,3 @@ def test_the_negative_prompt_stands_for_the_empty_one(make_context):
     for conditions in (batch.empty, batch.score_conditions):
         torch.testing.assert_close(conditions.tensors["text"], expected.expand(2, -1, -1))
     assert not torch.equal(batch.conditions.tensors["text"], batch.empty.tensors["text"])
-
-
-@pytest.mark.slow
-def test_a_whole_run_with_a_warm_up_is_resumed_in_each_stage(make_args, tmp_path, monkeypatch):
-    """Stopped in the warm-up, in stage 1 and in stage 2, it ends as a run that nothing disturbed."""
-    from disback_diffusers import distill
-    from disback_diffusers.training.trainer import Interrupted, Trainer
-
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    settings = {"warmup_pairs": 3, "teacher_pairs": 16, "teacher_pairs_steps": 2, "max_train_steps": 6, "objective":
-                "dmd_regression", "degradation_steps": 3, "validation_steps": 0, "checkpointing_steps": 2}  # fmt: skip
-    whole = distill(make_args(**settings, output_dir=str(tmp_path / "whole")))
-    stops, save = iter(["warmup", "degradation", "backtracking"]), Trainer.save
-
-    def stopping(self, stage):
-        saved = save(self, stage)
-        if stage.step == 2 and stage.name == waiting_for[0]:
-            waiting_for[0] = next(stops, None)
-            raise Interrupted("stopped by the test")
-        return saved
-
-    waiting_for = [next(stops)]
-    monkeypatch.setattr(Trainer, "save", stopping)
-    words = {"output_dir": str(tmp_path / "stopped"), **settings}
-    for resume in (None, "latest", "latest"):
-        with pytest.raises(Interrupted):
-            distill(make_args(**words, resume_from_checkpoint=resume))
-    stopped = distill(make_args(**words, resume_from_checkpoint="latest"))
-    ours, theirs = (load_file(folder / "pytorch_lora_weights.safetensors") for folder in (stopped, whole))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert log(stopped) == log(whole)
-    assert [line["stage"] for line in log(whole)] == ["warmup"] * 3 + ["degradation"] * 3 + ["backtracking"] * 6
-
-
-def log(folder):
-    """The lines, without their times."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
