@@ -97,14 +97,17 @@ def open_sources(args: DistillationArguments, families: Iterable[type[Family]] |
         if family.uses_prompts and len(prompts) == 1:
             raise UsageError("--log_fd_every needs at least 2 training prompts, as each gives one image.")
         reference = saved_reference(args.run.fd_reference, "--fd_reference")
-    return Sources(family, prompts, shown, long_prompts, student, path, _open_real(args.data, family), reference)
+    return Sources(family, prompts, shown, long_prompts, student, path, _open_real(args, family), reference)
 
 
-def _open_real(settings, family):
+def _open_real(args, family):
+    settings = args.data
     if not settings.real_images:
         return None
     column = settings.caption_column if family.uses_prompts else "label"
     needs = "this teacher has no empty class, which could stand for a missing one" if not family.can_be_empty else None
+    if args.objective.objective == "guidance":
+        needs = "without prompts there is no guidance to learn"
     real = open_real_images(settings.real_images, column, needs, "--real_images")
     if not (family.uses_prompts or family.classes):
         real.captions = None

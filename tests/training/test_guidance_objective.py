@@ -157,6 +157,12 @@ def test_what_has_no_effect_is_refused(make_args, settings, expected):
         make_args(**{**GUIDANCE, **settings})
 
 
+def test_real_images_without_captions_are_refused(make_context, tmp_path):
+    bare = save_folder(tmp_path / "bare", captions=[None, None])
+    with pytest.raises(UsageError, match="--real_images .*bare has no 'text' of its images: without prompts there is"):
+        make_context(**GUIDANCE, real_images=bare)
+
+
 def test_pixel_space_teachers_are_refused(make_context, tmp_path):
     teacher = str(save_teacher(tmp_path / "edm"))
     settings = {**GUIDANCE, "pretrained_teacher_model": teacher, "prompt_dataset": None, "resolution": []}
