@@ -3,7 +3,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,12 @@ def one_line(error: BaseException) -> str:
 def counted(n: int, noun: str) -> str:
     """The number with its noun, such as "1 node" and "7 nodes"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Such as "gan", "gan and fdiv", and "gan, fdiv and guidance"."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def with_flags(message: str) -> str:

@@ -154,9 +154,8 @@ class LoraFile:
             state = {key: value for key, value in state.items() if not key.startswith(TEXT_ENCODERS)}
         if strange or not state:
             more = " (and its text encoders)" if self.may_adapt_text else " only"
-            raise self.error(
-                f"holds {strange[0] if strange else 'no UNet layers'}: it must hold weights of a UNet{more}."
-            )
+            held = strange[0] if strange else "no UNet layers" if self.text else "nothing"
+            raise self.error(f"holds {held}: it must hold weights of a UNet{more}.")
         state = convert_unet_state_dict_to_peft({key.removeprefix("unet."): value for key, value in state.items()})
         strange = [key for key in state if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
         if strange:

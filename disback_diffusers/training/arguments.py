@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
-from ..errors import UsageError, counted
+from ..errors import UsageError, counted, listed
 from ..models.embedded import EMBEDDED
 from .combinations import check_combinations
 from .flags import NOTHING
@@ -252,7 +252,7 @@ def not_for(objective: str) -> set[str]:
 def _whom_for(objective, users):
     if objective not in FEW_STEPS:  # it has no use for most of what the others share
         return f"not for --objective {objective}"
-    return f"for --objective {' and '.join(users)}, not for {objective}"
+    return f"for --objective {listed(users)}, not for {objective}"
 
 
 def _parts(text: int | str) -> list[str]:

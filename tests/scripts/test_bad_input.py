@@ -54,7 +54,7 @@ def halve(file):
         ("--proportion_later_steps 0.5", "--proportion_later_steps"),
         ("--objective nonsense", "--objective"),
         ("--objective gan", "--objective gan needs --real_images"),
-        ("--real_images teacher", "--real_images is for --objective gan and fdiv, not for dmd"),
+        ("--real_images teacher", "--real_images is for --objective gan, fdiv and guidance, not for dmd"),
         ("--objective gan --real_images nowhere", "--real_images nowhere"),
         ("--objective gan --real_images prompts.txt", "--real_images prompts.txt"),
         ("--objective gan --real_images teacher", "--real_images teacher holds no image"),

@@ -4,7 +4,7 @@
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_students import add_text_encoders, lora_student, save_kohya, save_peft
 
 from disback_diffusers import distill
@@ -127,6 +127,9 @@ def test_text_encoders_that_cannot_be_adapted(make_context, sd_folder, tmp_path)
         make_context(init_lora=style)
     add_text_encoders(kohya, sd_folder, wider=8)
     with pytest.raises(UsageError, match="does not fit the text_encoder: text_model.encoder.layers.0.*of another sha"):
+        make_context(teacher_lora=style)
+    save_file({key: value for key, value in load_file(style).items() if key.startswith("lora_te")}, style)
+    with pytest.raises(UsageError, match=r"--teacher_lora .* holds no UNet layers: .* UNet \(and its text encoders\)"):
         make_context(teacher_lora=style)
 
 
