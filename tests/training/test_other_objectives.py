@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from real_images import save_folder
 from stepping import backtracking, steps
 from torch.nn.functional import softplus
@@ -201,6 +202,17 @@ def test_real_images_keep_their_captions_or_are_emptied_as_prompts_are(make):
         torch.testing.assert_close(real.samples, samples.rows((16, 16), rows))
         wanted = [""] * 6 if share else [samples.captions[row] for row in rows]
         torch.testing.assert_close(real.conditions.tensors["text"], encode(wanted).tensors["text"])
+
+
+def test_another_vae_encodes_the_real_images_again(make, sd_folder, tmp_path):
+    vae = AutoencoderKL.from_pretrained(sd_folder, subfolder="vae")
+    vae.encoder.conv_in.weight.data *= 4
+    vae.save_pretrained(tmp_path / "other_vae")
+    first, other, again = (
+        make("gan", pretrained_vae_model_name_or_path=vae)[0].batches.real.samples.rows((16, 16), [0, 1])
+        for vae in (None, str(tmp_path / "other_vae"), None)
+    )
+    assert torch.equal(first, again) and (first - other).abs().mean() > 0.01
 
 
 def test_further_updates_of_the_fake_score_train_the_discriminator_on_other_images(make):
