@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UsageError, one_line
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 IMAGES = "images"  # subfolder of an evaluation for generated images
+UNREADABLE = (UnidentifiedImageError, OSError, Image.DecompressionBombError)
 
 
 def image_files(folder: str | os.PathLike) -> list[Path]:
@@ -35,14 +36,24 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
     return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
 
 
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image as it is displayed: upright by its EXIF data, transparent parts white, 16 bits brought down to 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # PIL would clip it to 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
 def prepare(image: Image.Image, width: int, height: int) -> torch.Tensor:
     """The largest middle part of these proportions of a PIL image, resized: (3, height, width), uint8.
 
     It is resized with Lanczos, and antialiasing where needed.
     """
-    image = image.convert("RGB")
+    image = as_rgb(image)
     scale = min(image.width / width, image.height / height)
-    cropped = round(width * scale), round(height * scale)
+    cropped = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = (image.width - cropped[0]) // 2, (image.height - cropped[1]) // 2
     image = image.crop((left, top, left + cropped[0], top + cropped[1]))
     if image.size != (width, height):
@@ -90,8 +101,8 @@ class Files(Sequence[Image.Image]):
     def __getitem__(self, index: int) -> Image.Image:
         try:
             with Image.open(self.files[index]) as image:
-                return image.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+                return as_rgb(image)
+        except UNREADABLE as error:
             raise UsageError(f"{self.files[index]} is no readable image: {one_line(error)}") from None
 
 
@@ -99,7 +110,7 @@ class Column(Sequence[Image.Image]):
     """Images in a column of a dataset; `source` names it in messages.
 
     Raises:
-        UsageError: on access, if the row has no image.
+        UsageError: on access, if the row has no readable image.
     """
 
     def __init__(self, data: "Dataset", column: str, source: str):
@@ -109,7 +120,11 @@ class Column(Sequence[Image.Image]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Image.Image:
-        image = self.data[index][self.column]
+        try:
+            image = self.data[index][self.column]
+        except UNREADABLE as error:
+            place = f"{self.source} has no readable image in row {index + 1}"
+            raise UsageError(f"{place}: remove the row ({one_line(error)}).") from None
         if image is None:
             raise UsageError(f"{self.source} has no image in row {index + 1}: remove the row.")
         return image
