@@ -3,7 +3,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,10 +28,10 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def listed(words: Sequence[str]) -> str:
-    """Such as "gan", "gan and fdiv", and "gan, fdiv and guidance"."""
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last
+def listed(items: Iterable[object], conjunction: str = "and") -> str:
+    """Such as "", "gan", "gan and fdiv", and "gan, fdiv and guidance"."""
+    *others, last = [str(item) for item in items] or [""]
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 def with_flags(message: str) -> str:

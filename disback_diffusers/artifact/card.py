@@ -12,6 +12,7 @@ import jinja2
 from huggingface_hub import ModelCardData
 from PIL import Image
 
+from ..errors import listed
 from ..files import atomic_write
 from ..models.edm_unet import EDMUNet2DModel
 from ..models.embedded import EMBEDDED
@@ -117,10 +118,11 @@ def model_card(
         served=pipeline in TAGS,
         **_of_pixels(folder, config, pipeline),
         no_backtracking=method.get("no_backtracking", False),
+        objective=method.get("objective", "dmd"),
         path_walked=method.get("path_walked", True),
         with_path=with_path,
         plot=PLOT if plot.is_file() else None,
-        more_steps=_listed(steps[1:]) if "student_steps" not in config else "",
+        more_steps=listed(steps[1:], "or") if "student_steps" not in config else "",
         whole=whole,
         why_not_walked=_why_not_walked(method),
         settings=_settings(method, method.get("student", config.get("student")), _without_effect(config, pipeline)),
@@ -198,12 +200,6 @@ def _without_effect(config, pipeline):
     if pipeline not in PIXEL_PIPELINES:
         return ()
     return ("caption_column",) if "class_labels" in config else ("caption_column", "proportion_empty_prompts")
-
-
-def _listed(numbers):
-    """[2, 4, 8] to "2, 4 or 8"."""
-    *some, last = map(str, numbers or [""])
-    return f"{', '.join(some)} or {last}" if some else last
 
 
 def _front_matter(config, pipeline, is_lora, widget):

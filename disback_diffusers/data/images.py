@@ -103,7 +103,8 @@ class Files(Sequence[Image.Image]):
             with Image.open(self.files[index]) as image:
                 return as_rgb(image)
         except UNREADABLE as error:
-            raise UsageError(f"{self.files[index]} is no readable image: {one_line(error)}") from None
+            message = f"{self.files[index]} is no readable image: replace or remove it ({one_line(error)})."
+            raise UsageError(message) from None
 
 
 class Column(Sequence[Image.Image]):

@@ -93,6 +93,7 @@ def test_the_card_says_where_the_fake_score_started(tmp_path):
     assert "the fake score started" not in text(fake_score_init="teacher")
     fitted = {"no_backtracking": True, "fake_score_init": "fit", "node_steps": []}
     assert "(Diff-Instruct). The fake score was fitted to images of the untrained student first." in text(**fitted)
+    assert "from the start (objective `gan`). The fake" in text(**fitted, objective="gan")
 
 
 def test_the_card_of_a_family_without_a_pipeline_promises_none(tmp_path):

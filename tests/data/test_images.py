@@ -22,6 +22,7 @@ def test_photos_are_turned_as_their_exif_data_say(tmp_path):
     exif[ORIENTATION] = 6  # to be turned clockwise: left becomes top
     image.save(tmp_path / "photo.png", exif=exif)
     (upright,) = open_images(tmp_path, "--real_images")
+    assert prepare(upright, 20, 40)[:, 5, 10].tolist() == [0, 0, 255], "is turned once"
     assert upright.size == (20, 40)
     assert upright.getpixel((10, 5)) == (0, 0, 255) and upright.getpixel((10, 35)) == (255, 0, 0)
 
@@ -51,5 +52,5 @@ def test_unreadable_images_are_named(tmp_path, monkeypatch):
         open_images(tmp_path / "a.parquet", "--real_images")[0]
     Image.new("RGB", (20, 20)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UsageError, match="big.png is no readable image"):
+    with pytest.raises(UsageError, match="big.png is no readable image: replace or remove it"):
         open_images(tmp_path, "--real_images")[0]
